@@ -1,0 +1,179 @@
+"""The words: every variable, dimension, step and attribute that is stored or returned, named once.
+
+Nothing else in the package spells these names. ``attributes(name)`` gives the text that is stored beside a variable,
+so that an opened store explains itself.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eds_chunked.errors import ChunkLayoutError, ParameterError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# ----------------------------------------------------------------------------------------------- dimensions
+Y = "y"
+X = "x"
+ENERGY = "energy"
+COMPONENT = "component"
+RANK = "rank"
+ITERATION = "iteration"
+PHASE = "phase"
+GRAIN = "grain"
+YX = "yx"
+
+# ------------------------------------------------------------------------------------------------ variables
+
+
+@dataclass(frozen=True)
+class Variable:
+    """What a stored variable is: its dimensions, the kind of its dtype (NumPy's letter), units and meaning."""
+
+    name: str
+    dims: tuple[str, ...]
+    kind: str
+    units: str
+    doc: str
+
+
+VARIABLES: dict[str, Variable] = {}
+
+
+def _variable(name: str, dims: tuple[str, ...], kind: str, units: str, doc: str) -> str:
+    VARIABLES[name] = Variable(name, dims, kind, units, doc)
+    return name
+
+
+COUNTS = _variable("counts", (Y, X, ENERGY), "u", "counts", "X-ray counts")
+SUM_SPECTRUM = _variable("sum_spectrum", (ENERGY,), "u", "counts", "exact sum of the counts of all pixels")
+MAX_SPECTRUM = _variable("max_spectrum", (ENERGY,), "u", "counts", "maximum-pixel spectrum: largest count of any pixel")
+MAX_SPECTRUM_PIXEL = _variable(
+    "max_spectrum_pixel", (ENERGY, YX), "i", "pixel", "row and column of the first pixel that owns the maximum; -1 if 0"
+)
+TOTAL_COUNTS = _variable("total_counts", (Y, X), "u", "counts", "counts of a pixel over all channels")
+
+FACTORS = _variable("factors", (COMPONENT, ENERGY), "f", "counts", "component spectra")
+LOADINGS = _variable("loadings", (COMPONENT, Y, X), "f", "1", "component maps")
+EXPLAINED_VARIANCE = _variable("explained_variance", (COMPONENT,), "f", "1", "S^2/N of the analysed (scaled) matrix")
+EXPLAINED_VARIANCE_RATIO = _variable(
+    "explained_variance_ratio", (COMPONENT,), "f", "1", "share of the true total variance, not of the kept part"
+)
+EIGENVALUES = _variable("eigenvalues", (RANK,), "f", "1", "the whole eigenvalue spectrum, falling")
+NOISE_RATIO = _variable(
+    "noise_ratio", (RANK,), "f", "1", "eigenvalue over the largest that counting noise alone can give; > 1 is signal"
+)
+OBJECTIVE = _variable("objective", (ITERATION,), "f", "1", "what the factorisation minimised, mean per pixel")
+
+MASK = _variable("mask", (PHASE, Y, X), "b", "1", "pixels of a phase by threshold; masks may overlap")
+LABEL = _variable("label", (Y, X), "u", "1", "exclusive phase: 0 unassigned, 1..n phase, 255 mixed")
+MARGIN = _variable("margin", (Y, X), "f", "1", "best share of counts minus the second best")
+THRESHOLD = _variable("threshold", (PHASE,), "f", "1", "loading at and above which a pixel is in the mask")
+N_PIXELS = _variable("n_pixels", (PHASE,), "i", "pixel", "pixels of the phase")
+AREA_FRACTION = _variable("area_fraction", (PHASE,), "f", "1", "share of the map's pixels; masks may add up to more than 1")
+SPECTRUM = _variable("spectrum", (PHASE, ENERGY), "u", "counts", "exact sum of the counts of the phase's pixels")
+
+GRAIN_LABEL = _variable("grain_label", (Y, X), "i", "1", "grain number, 0 where there is no grain")
+
+UNASSIGNED = 0
+MIXED = 255
+
+# -------------------------------------------------------------------------------- steps and store addresses
+PCA = "pca"
+NMF = "nmf"
+PHASES = "phases"
+SPECTRA = "spectra"
+GRAINS = "grains"
+STEPS = (PCA, NMF, PHASES, SPECTRA, GRAINS)
+
+MAP_GROUP = "map"
+IMAGES_GROUP = "images"
+RESULTS_GROUP = "results"
+
+_RUN_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+def check_run_name(name: str) -> str:
+    """Return ``name`` if it can name a run (it becomes part of a path in the store), else raise ParameterError."""
+    if not _RUN_NAME.fullmatch(name):
+        raise ParameterError(
+            "run name",
+            found=repr(name),
+            expected="a lower-case letter, then lower-case letters, digits, _ or -",
+            fix="choose a name such as k4 or low-dose",
+        )
+    return name
+
+
+# ----------------------------------------------------------------------------------------------- attributes
+TITLE = "title"
+SIGNAL_TYPE = "signal_type"
+BEAM_ENERGY = "beam_energy_kev"
+ELEMENTS = "elements"
+LIVE_TIME = "live_time_s"
+REAL_TIME = "real_time_s"
+PIXEL_SIZE = "pixel_size"
+SOURCE_METADATA = "source_metadata"
+HISTORY = "history"
+FINGERPRINT = "map_fingerprint"
+STEP = "step"
+RUN = "run"
+PARENT = "parent"
+PARAMETERS = "parameters"
+
+SEM = "EDS_SEM"
+TEM = "EDS_TEM"
+
+MICROMETRE = "um"
+UNCALIBRATED = "pixel"
+KEV = "keV"
+
+
+def attributes(name: str) -> dict[str, str]:
+    """Attributes stored with variable ``name``: its meaning and units."""
+    spec = VARIABLES[name]
+    return {"long_name": spec.doc, "units": spec.units}
+
+
+def require(ds: xr.Dataset, *names: str) -> None:
+    """Check that ``ds`` has the variables ``names`` with their dimensions; raise ChunkLayoutError if not."""
+    for name in names:
+        expected = VARIABLES[name].dims
+        if name not in ds:
+            raise ChunkLayoutError(
+                f"variable {name!r}",
+                found=f"a Dataset with {sorted(map(str, ds.variables))}",
+                expected=f"{name!r} with dimensions {expected}",
+                fix="pass the Dataset that the step before returned, or eds_chunked.open(store)",
+            )
+        found = tuple(map(str, ds[name].dims))
+        if found != expected:
+            raise ChunkLayoutError(
+                f"variable {name!r}",
+                found=f"dimensions {found}",
+                expected=f"{expected}",
+                fix=f"ds[{name!r}].transpose({', '.join(map(repr, expected))}), and keep every dimension when you index",
+            )
+
+
+def pixel_size(ds: xr.Dataset) -> tuple[float, float, str]:
+    """Pixel height, pixel width and their unit (``um``, or ``pixel`` for a map without calibration).
+
+    Read from the coordinates, so that a rebinned or strided selection is right; a map of one row or one column
+    takes the stored size.
+    """
+    stored = ds.attrs.get(PIXEL_SIZE, (1.0, 1.0))
+    sizes = [
+        float(ds[axis][-1] - ds[axis][0]) / (ds.sizes[axis] - 1) if axis in ds.coords and ds.sizes[axis] > 1 else float(size)
+        for axis, size in zip((Y, X), stored, strict=True)
+    ]
+    unit = str(ds[Y].attrs.get("units", UNCALIBRATED)) if Y in ds.coords else UNCALIBRATED
+    return abs(sizes[0]), abs(sizes[1]), unit
+
+
+def text(value: Any) -> str:
+    """Return a metadata value as text on one line, for tables and titles."""
+    return " ".join(str(value).split())
