@@ -66,17 +66,51 @@ EIGENVALUES = _variable("eigenvalues", (RANK,), "f", "1", "the whole eigenvalue 
 NOISE_RATIO = _variable(
     "noise_ratio", (RANK,), "f", "1", "eigenvalue over the largest that counting noise alone can give; > 1 is signal"
 )
-OBJECTIVE = _variable("objective", (ITERATION,), "f", "1", "what the factorisation minimised, mean per pixel")
+OBJECTIVE = _variable(
+    "objective",
+    (ITERATION,),
+    "f",
+    "1",
+    "share of the scaled sum of squares left unexplained; the last value is of the whole map",
+)
+
+MODEL = _variable("model", (Y, X, ENERGY), "f", "counts", "low-rank model: loadings . factors")
 
 MASK = _variable("mask", (PHASE, Y, X), "b", "1", "pixels of a phase by threshold; masks may overlap")
 LABEL = _variable("label", (Y, X), "u", "1", "exclusive phase: 0 unassigned, 1..n phase, 255 mixed")
 MARGIN = _variable("margin", (Y, X), "f", "1", "best share of counts minus the second best")
 THRESHOLD = _variable("threshold", (PHASE,), "f", "1", "loading at and above which a pixel is in the mask")
 N_PIXELS = _variable("n_pixels", (PHASE,), "i", "pixel", "pixels of the phase")
-AREA_FRACTION = _variable("area_fraction", (PHASE,), "f", "1", "share of the map's pixels; masks may add up to more than 1")
+AREA_FRACTION = _variable(
+    "area_fraction", (PHASE,), "f", "1", "share of the map's pixels; masks may add up to more than 1"
+)
 SPECTRUM = _variable("spectrum", (PHASE, ENERGY), "u", "counts", "exact sum of the counts of the phase's pixels")
 
 GRAIN_LABEL = _variable("grain_label", (Y, X), "i", "1", "grain number, 0 where there is no grain")
+
+# The grain table: columns over GRAIN in a Dataset, and of the DataFrame and the CSV file. They have a registry of their
+# own, since a phase and a grain both have N_PIXELS.
+GRAIN_COLUMNS: dict[str, Variable] = {}
+
+
+def _column(name: str, kind: str, units: str, doc: str) -> str:
+    GRAIN_COLUMNS[name] = Variable(name, (GRAIN,), kind, units, doc)
+    return name
+
+
+GRAIN_ID = _column("grain_id", "i", "1", "number of the grain in grain_label")
+_column(PHASE, "i", "1", "phase of the grain, 1..n")
+_column(N_PIXELS, "i", "pixel", "pixels of the grain")
+TOUCHES_EDGE = _column("touches_edge", "b", "1", "a pixel of the grain lies in an outermost row or column of the map")
+
+AREA = "area"
+ECD = "ecd"
+MAJOR = "major"
+MINOR = "minor"
+CENTROID_X = "centroid_x"
+CENTROID_Y = "centroid_y"
+
+IMAGE = _variable("image", (Y, X), "u", "1", "electron image that came with the map")
 
 UNASSIGNED = 0
 MIXED = 255
@@ -121,8 +155,13 @@ HISTORY = "history"
 FINGERPRINT = "map_fingerprint"
 STEP = "step"
 RUN = "run"
+REVISION = "revision"
+CREATED = "created"
+VERSIONS = "versions"
+WALL_TIME = "wall_time_s"
 PARENT = "parent"
 PARAMETERS = "parameters"
+N_PHASES = "n_phases"
 
 SEM = "EDS_SEM"
 TEM = "EDS_TEM"
@@ -130,11 +169,37 @@ TEM = "EDS_TEM"
 MICROMETRE = "um"
 UNCALIBRATED = "pixel"
 KEV = "keV"
+CHANNEL = "channel"
+
+
+def measured(quantity: str, unit: str) -> str:
+    """Return the name of the grain column of ``quantity``, unit included: ``ecd_um``, ``area_um2``, ``ecd_px``."""
+    suffix = unit if unit != UNCALIBRATED else "px"
+    return f"{quantity}_{suffix}" + ("2" if quantity == AREA and unit != UNCALIBRATED else "")
+
+
+for _unit in (MICROMETRE, UNCALIBRATED):
+    _area_units = "um2" if _unit == MICROMETRE else _unit
+    _column(measured(AREA, _unit), "f", _area_units, "apparent area: pixels times the area of a pixel")
+    for _quantity, _doc in (
+        (ECD, "apparent diameter: of the circle of equal area, 2 sqrt(area / pi)"),
+        (MAJOR, "major axis of the ellipse with the second moments of the pixel centres"),
+        (MINOR, "minor axis of the ellipse with the second moments of the pixel centres"),
+        (CENTROID_X, "mean of the pixels' x"),
+        (CENTROID_Y, "mean of the pixels' y"),
+    ):
+        _column(measured(_quantity, _unit), "f", _unit, _doc)
 
 
 def attributes(name: str) -> dict[str, str]:
     """Attributes stored with variable ``name``: its meaning and units."""
     spec = VARIABLES[name]
+    return {"long_name": spec.doc, "units": spec.units}
+
+
+def column_attributes(name: str) -> dict[str, str]:
+    """Attributes stored with column ``name`` of the grain table: its meaning and units."""
+    spec = GRAIN_COLUMNS[name]
     return {"long_name": spec.doc, "units": spec.units}
 
 
@@ -167,7 +232,9 @@ def pixel_size(ds: xr.Dataset) -> tuple[float, float, str]:
     """
     stored = ds.attrs.get(PIXEL_SIZE, (1.0, 1.0))
     sizes = [
-        float(ds[axis][-1] - ds[axis][0]) / (ds.sizes[axis] - 1) if axis in ds.coords and ds.sizes[axis] > 1 else float(size)
+        float(ds[axis][-1] - ds[axis][0]) / (ds.sizes[axis] - 1)
+        if axis in ds.coords and ds.sizes[axis] > 1
+        else float(size)
         for axis, size in zip((Y, X), stored, strict=True)
     ]
     unit = str(ds[Y].attrs.get("units", UNCALIBRATED)) if Y in ds.coords else UNCALIBRATED

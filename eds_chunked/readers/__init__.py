@@ -1,0 +1,134 @@
+"""Open a microscope file: a header that describes the map, and its counts in row bands.
+
+A new format needs one file in this folder with a class that fulfils :class:`eds_chunked.readers.base.Reader`, and one
+line in each of the two functions below.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from eds_chunked.errors import SourceError, SourceNotFoundError
+from eds_chunked.readers.base import Band, ElectronImage, MapHeader, Reader
+
+__all__ = ["Band", "ElectronImage", "MapHeader", "Reader", "describe", "open_source"]
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_BRUKER = b"AAMVHFSS"
+
+_Format = Literal["bruker", "ripple", "hspy", "rosetta"]
+
+
+def open_source(path: str | Path, *, pick: str | int | None = None) -> Reader:
+    """Open a spectrum image for reading in row bands.
+
+    The format is chosen by what the file begins with, then by its suffix. Bruker .bcf, Lispix .rpl/.raw and HyperSpy
+    .hspy are streamed; everything else goes through RosettaSciIO.
+
+    Parameters
+    ----------
+    path
+        The file; of an .rpl/.raw pair either one.
+    pick
+        Name or 1-based number of the spectrum image, where the file has several.
+
+    Returns
+    -------
+    Reader
+        Its ``header`` is known, its counts are not read yet, except by the formats whose library reads all at once.
+
+    Raises
+    ------
+    SourceNotFoundError
+        No such file.
+    SourceError
+        A folder, an unknown format, a damaged file, no spectrum image in it, or several and no ``pick``.
+    ParameterError
+        ``pick`` names none of the spectrum images.
+    """
+    path, kind = _recognise(path)
+    if kind == "bruker":
+        from eds_chunked.readers import bruker
+        from eds_chunked.readers.choice import choose
+
+        maps = [(header.title, header.shape) for header in bruker.describe(path)]
+        return bruker.BrukerReader(path, pick=choose(str(path), maps=maps, pick=pick))
+    if kind == "ripple":
+        from eds_chunked.readers.ripple import RippleReader
+
+        return RippleReader(path, pick=pick)
+    if kind == "hspy":
+        from eds_chunked.readers.hspy import HspyReader
+
+        return HspyReader(path, pick=pick)
+    from eds_chunked.readers.rosetta import RosettaReader
+
+    return RosettaReader(path, pick=pick)
+
+
+def describe(path: str | Path) -> tuple[MapHeader, ...]:
+    """Describe all spectrum images of a file, in the order of their numbers, at least one.
+
+    No counts are read, except by the formats whose library reads all at once.
+
+    Raises
+    ------
+    SourceNotFoundError
+        No such file.
+    SourceError
+        A folder, an unknown format, a damaged file, or no spectrum image in it.
+    """
+    path, kind = _recognise(path)
+    if kind == "bruker":
+        from eds_chunked.readers import bruker
+
+        return bruker.describe(path)
+    if kind == "ripple":
+        from eds_chunked.readers.ripple import RippleReader
+
+        return (RippleReader(path).header,)
+    if kind == "hspy":
+        from eds_chunked.readers import hspy
+
+        return hspy.describe(path)
+    from eds_chunked.readers import rosetta
+
+    return rosetta.describe(path)
+
+
+def _recognise(path: str | Path) -> tuple[Path, _Format]:
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if not path.exists():
+        raise SourceNotFoundError(
+            str(path), found="no such file", expected="a microscope file", fix="check the path and its spelling"
+        )
+    if path.is_dir():
+        # A .zspy is a folder by nature.
+        if suffix == ".zspy":
+            return path, "rosetta"
+        raise SourceError(str(path), found="a folder", expected="a file", fix="name the file of the map inside it")
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if head == _BRUKER or suffix == ".bcf":
+        return path, "bruker"
+    if suffix in (".rpl", ".raw"):
+        return path, "ripple"
+    if suffix == ".hspy":
+        return path, "hspy"
+    if head == _HDF5:
+        from eds_chunked.readers.hspy import is_hspy
+
+        if is_hspy(path):
+            return path, "hspy"
+    from eds_chunked.readers.rosetta import suffixes
+
+    if suffix not in suffixes():
+        raise SourceError(
+            str(path),
+            found=f"an unknown format ({suffix or 'no suffix'})",
+            expected=f"one of .bcf .rpl .raw .hspy, or through RosettaSciIO {' '.join(suffixes())}",
+            fix="export the map as .rpl/.raw or .hspy",
+        )
+    return path, "rosetta"

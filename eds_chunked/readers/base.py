@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from eds_chunked.kernels.sparse import Csr
 from eds_chunked.schema import SEM
+
+if TYPE_CHECKING:  # describing a file must not import numba
+    from eds_chunked.kernels.sparse import Csr
 
 
 @dataclass(frozen=True)

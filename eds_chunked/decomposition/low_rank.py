@@ -1,0 +1,64 @@
+"""The low-rank model of the counts, as a lazy array."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dask.array as da
+import xarray as xr
+
+from eds_chunked import schema
+from eds_chunked.errors import ParameterError
+from eds_chunked.store.layout import tile_shape
+
+
+def reconstruct(result: xr.Dataset, *, components: Sequence[int] | None = None) -> xr.DataArray:
+    """Return the model loadings . factors of a PCA or NMF result; lazy, computes nothing.
+
+    Index it before you compute it: ``reconstruct(nmf).isel(y=3, x=5)`` is one spectrum, ``.sel(energy=slice(6.3, 6.5))``
+    an image series. The whole model is as large as the map in float32.
+
+    Parameters
+    ----------
+    result
+        Dataset with ``factors`` (component, energy) and ``loadings`` (component, y, x).
+    components
+        Numbers of the components to use, from 1; all by default.
+
+    Returns
+    -------
+    DataArray (y, x, energy) of counts, float32, in dask chunks of one tile each.
+
+    Raises
+    ------
+    ParameterError
+        A component that the result does not have.
+
+    Notes
+    -----
+    Memory: none until it is computed, then one tile (at most 32 MiB) for each thread.
+    """
+    schema.require(result, schema.FACTORS, schema.LOADINGS)
+    known = [int(number) for number in result[schema.COMPONENT].values]
+    chosen = known if components is None else list(components)
+    missing = [number for number in chosen if number not in known]
+    if missing or not chosen:
+        raise ParameterError(
+            "components",
+            found=missing or "none",
+            expected=f"some of 1 to {len(known)}",
+            fix=f"components={known[:2]}",
+        )
+    part = result.sel({schema.COMPONENT: chosen})
+    side_y, side_x, _ = tile_shape(part.sizes[schema.ENERGY])
+    loadings = da.asarray(part[schema.LOADINGS].data).rechunk((-1, side_y, side_x))
+    factors = da.from_array(part[schema.FACTORS].values.astype(loadings.dtype), chunks=-1)
+    model = da.einsum("kyx,ke->yxe", loadings, factors)
+    coords = {axis: result[axis] for axis in (schema.Y, schema.X, schema.ENERGY) if axis in result.coords}
+    return xr.DataArray(
+        model,
+        dims=schema.VARIABLES[schema.COUNTS].dims,
+        coords=coords,
+        name=schema.MODEL,
+        attrs=schema.attributes(schema.MODEL),
+    )

@@ -1,0 +1,65 @@
+"""How many components are more than counting noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import linalg
+
+from eds_chunked.decomposition.gram_pass import GramSums
+
+Array = np.ndarray[Any, Any]
+
+CHANNEL_FLOOR = 10
+"""Channels of fewer counts are left out: their scaled noise is not Gaussian."""
+
+_TRACY_WIDOM_99 = 2.02
+
+
+def noise_edge(n_pixels: int, n_channels: int) -> float:
+    """Largest eigenvalue that noise alone gives in 99 of 100 maps, for unit noise summed over pixels and divided by them.
+
+    Parameters
+    ----------
+    n_pixels, n_channels
+        Size of the matrix whose Gram matrix is meant.
+
+    References
+    ----------
+    Johnstone (2001), Annals of Statistics 29, 295: the largest eigenvalue of a white Wishart matrix follows the
+    Tracy-Widom law about (sqrt(N) + sqrt(E))^2.
+    """
+    s = np.sqrt(n_pixels) + np.sqrt(n_channels)
+    width = s * (1 / np.sqrt(n_pixels) + 1 / np.sqrt(n_channels)) ** (1 / 3)
+    return float((s**2 + _TRACY_WIDOM_99 * width) / n_pixels)
+
+
+def noise_ratios(gram: Array, sums: GramSums) -> Array:
+    """Return the eigenvalues, falling, over the largest that noise alone can give: above 1 is signal.
+
+    The matrix is scaled by u_j = sum_i X_ij / a_i, which makes the noise of a channel 1 whatever the brightness of the
+    pixels; the Keenan-Kotula scaling does so only if all phases are equally bright. Pixels and channels with too few
+    counts are left out first.
+
+    Parameters
+    ----------
+    gram
+        float64 (channels, channels), whole: X' diag(1/a) X.
+    sums
+        The sums of the same pass.
+
+    Returns
+    -------
+    float64 (channels left,); empty if fewer than two pixels or channels are left.
+    """
+    keep = np.flatnonzero((sums.channel - sums.faint_channel >= CHANNEL_FLOOR) & (sums.weighted > 0))
+    if len(keep) < 2 or sums.n_bright < 2:
+        return np.empty(0)
+    faint = sums.faint[keep][:, keep].toarray()
+    scaled = gram[np.ix_(keep, keep)] - faint
+    root = np.sqrt(sums.weighted[keep])
+    scaled /= root[:, None]
+    scaled /= root
+    eigenvalues = linalg.eigvalsh(scaled, overwrite_a=True, check_finite=False)[::-1]
+    return np.asarray(eigenvalues / noise_edge(sums.n_bright, len(keep)))

@@ -1,0 +1,155 @@
+"""Non-negative matrix factorisation of the Poisson-scaled counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from eds_chunked import schema
+from eds_chunked.decomposition.minibatch import BATCH_SIZE, ScaledSample, fit_minibatch
+from eds_chunked.decomposition.projection import ProjectWork
+from eds_chunked.decomposition.result import check_n_components, template, variable
+from eds_chunked.decomposition.sample import SampleWork, join_samples
+from eds_chunked.decomposition.scaling import POISSON, check_noise, check_not_empty, nonzero_or_one
+from eds_chunked.engine.blocks import Blocks, blocks_of
+from eds_chunked.engine.lanes import run_pass
+from eds_chunked.engine.output import begin_result
+from eds_chunked.errors import ParameterError
+from eds_chunked.kernels.gram import project, weighted_squares
+from eds_chunked.kernels.nnls import solve_nonnegative
+from eds_chunked.kernels.reduce import pixel_sums
+from eds_chunked.kernels.sparse import Csr
+from eds_chunked.memory import Need, plan
+
+Array = np.ndarray[Any, Any]
+
+
+def nmf(
+    ds: xr.Dataset,
+    *,
+    n_components: int,
+    noise: Literal["poisson"] | None = "poisson",
+    solver: Literal["minibatch"] = "minibatch",
+    max_epochs: int = 3,
+    fit_pixels: int = 131072,
+    seed: int = 0,
+    name: str | None = None,
+    memory: str | int | None = None,
+) -> xr.Dataset:
+    """Factorise a map into non-negative spectra and maps; computes, one pass to draw a sample and one to project.
+
+    The spectra are fitted to a random sample of the pixels by scikit-learn's MiniBatchNMF (least squares on the
+    Poisson-scaled counts), started from k-means clusters, a few epochs only: run to convergence the factorisation
+    drifts towards the noise. Then every pixel of the map gets its exact non-negative least-squares loadings. It cannot
+    find a phase of a few dozen pixels: look for those in the maximum-pixel spectrum.
+
+    Parameters
+    ----------
+    ds
+        Map with ``counts`` (y, x, energy), any selection of it.
+    n_components
+        Number of components k; :func:`eds_chunked.advise_components` proposes one.
+    noise
+        ``"poisson"`` scales as Keenan & Kotula; None takes the counts as they are.
+    solver
+        ``"minibatch"``.
+    max_epochs
+        Times that the sample is gone through.
+    fit_pixels
+        Pixels to fit the spectra to, drawn at random over the whole map; a map with fewer is used whole.
+    seed
+        Seed of the sample and the start. The same seed gives the same answer, whatever the chunks and workers.
+    name
+        Name of the run when the result is saved; default ``k<n_components>``.
+    memory
+        Budget for the resident memory of the whole process, such as ``"1GB"``.
+
+    Returns
+    -------
+    Dataset with ``factors`` (component, energy; each sums to one), ``loadings`` (component, y, x; float32, lazy: counts
+    of the component in the pixel) and ``objective`` (share of the scaled sum of squares left unexplained: at the start
+    and after each epoch on part of the sample, last on the whole map). Components fall by their share of the counts.
+
+    Raises
+    ------
+    ParameterError, CountsError, MemoryBudgetError
+
+    Notes
+    -----
+    Memory: the counts of ``fit_pixels`` pixels twice (3 bytes a non-zero value), and one block for each worker.
+
+    References
+    ----------
+    Keenan & Kotula (2004), Surface and Interface Analysis 36, 203; Lefevre, Bach & Fevotte (2011), IEEE WASPAA, 313.
+    """
+    check_noise(noise)
+    if solver != "minibatch":
+        raise ParameterError("solver", found=repr(solver), expected="'minibatch'", fix="solver='minibatch'")
+    for what, value in (("max_epochs", max_epochs), ("fit_pixels", fit_pixels)):
+        if value < 1:
+            raise ParameterError(what, found=value, expected="at least 1", fix=f"leave {what} out for the default")
+    blocks = blocks_of(ds)
+    check_n_components(n_components, blocks)
+    run = schema.check_run_name(name or f"k{n_components}")
+    how = plan(_need(ds, blocks, n_components, fit_pixels), memory=memory)
+
+    work = SampleWork(blocks.n_channels, blocks.n_pixels, blocks.shape[1], fit_pixels, seed)
+    sums = run_pass(blocks, work, join_samples, plan=how)
+    check_not_empty(sums.channel)
+    root = np.sqrt(nonzero_or_one(sums.channel)) if noise == POISSON else np.ones(blocks.n_channels)
+    sample = ScaledSample(sums.shuffled(), root, noise == POISSON)
+    factors, objective = fit_minibatch(sample, n_components, max_epochs=max_epochs, seed=seed)
+    del sums, sample
+
+    parameters = {
+        "n_components": n_components,
+        "noise": noise,
+        "solver": solver,
+        "max_epochs": max_epochs,
+        "fit_pixels": fit_pixels,
+        "seed": seed,
+    }
+    spectra = factors * root
+    total = nonzero_or_one(spectra.sum(axis=1))[:, None]
+    result = template(ds, blocks, n_components, **{schema.PARAMETERS: parameters})
+    result[schema.FACTORS] = variable(schema.FACTORS, spectra / total)
+    result[schema.OBJECTIVE] = variable(schema.OBJECTIVE, np.zeros(len(objective) + 1))
+    draft = begin_result(ds, schema.NMF, run, result)
+    fit = _NonnegativeFit(factors / total, root, noise == POISSON)
+    work_of_map = ProjectWork(draft.target(schema.LOADINGS), n_components, fit)
+    residual, squares = run_pass(blocks, work_of_map, np.add, plan=how)
+    draft.put(schema.OBJECTIVE, np.array([*objective, residual / squares]))
+    return draft.open()
+
+
+@dataclass(frozen=True)
+class _NonnegativeFit:
+    """Non-negative least squares of the scaled counts; the weight of a pixel as a whole does not change its loadings."""
+
+    factors: Array
+    root: Array
+    poisson: bool
+
+    def __call__(self, counts: Csr) -> tuple[Array, Array]:
+        gram = self.factors @ self.factors.T
+        target = project(counts, (self.factors / self.root).T)
+        loadings = solve_nonnegative(gram, target)
+        squares = weighted_squares(counts, 1 / self.root**2)
+        residual = squares + np.sum(loadings * (loadings @ gram - 2 * target), axis=1)
+        weight = 1 / nonzero_or_one(pixel_sums(counts)) if self.poisson else np.ones(counts.n_pixels)
+        return loadings, np.array([residual @ weight, squares @ weight])
+
+
+def _need(ds: xr.Dataset, blocks: Blocks, n_components: int, fit_pixels: int) -> Need:
+    """Memory of the sample: no pixel has more non-zero channels than counts, so the map's mean dose bounds it."""
+    dose = 0.1 * blocks.n_channels
+    if schema.TOTAL_COUNTS in ds:
+        dose = float(ds[schema.TOTAL_COUNTS].mean())
+    itemsize = 2 + blocks.source.dtype.itemsize
+    sample = int(min(fit_pixels, blocks.n_pixels) * min(dose, blocks.n_channels) * itemsize)
+    batch = BATCH_SIZE * int(min(dose, blocks.n_channels)) * 8
+    # Drawn and shuffled; eight batches' worth of pixels to start from, as float32 with indices; scikit-learn's copies.
+    return Need("nmf", 2 * sample + 16 * batch, blocks.bytes_of_a_block)

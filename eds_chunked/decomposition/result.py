@@ -1,0 +1,45 @@
+"""What PCA and NMF results have in common: how they are declared, named and checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from eds_chunked import schema
+from eds_chunked.engine.blocks import Blocks
+from eds_chunked.engine.output import empty_maps
+from eds_chunked.errors import ParameterError
+
+Array = np.ndarray[Any, Any]
+
+
+def check_n_components(n_components: int, blocks: Blocks) -> None:
+    """Raise ParameterError unless the map can have that many components."""
+    most = min(blocks.n_pixels, blocks.n_channels)
+    if not 1 <= n_components <= most:
+        raise ParameterError(
+            "number of components",
+            found=n_components,
+            expected=f"1 to {most} for {blocks.n_pixels} pixels and {blocks.n_channels} channels",
+            fix="choose fewer components" if n_components > most else "choose at least one component",
+        )
+
+
+def variable(name: str, values: Any) -> tuple[tuple[str, ...], Any, dict[str, str]]:
+    """Return a Dataset entry for ``name`` with its dimensions and attributes."""
+    return schema.VARIABLES[name].dims, values, schema.attributes(name)
+
+
+def template(ds: xr.Dataset, blocks: Blocks, n_components: int, **attrs: Any) -> xr.Dataset:
+    """Return a result without values: factors and loadings on the coordinates of ``ds``."""
+    coords = {axis: ds[axis] for axis in (schema.Y, schema.X, schema.ENERGY) if axis in ds.coords}
+    return xr.Dataset(
+        {
+            schema.FACTORS: variable(schema.FACTORS, np.zeros((n_components, blocks.n_channels))),
+            schema.LOADINGS: variable(schema.LOADINGS, empty_maps(blocks, n_components)),
+        },
+        coords={**coords, schema.COMPONENT: np.arange(1, n_components + 1)},
+        attrs=attrs,
+    )

@@ -1,0 +1,104 @@
+"""Passes over the counts.
+
+A lane is one task that works through its blocks one after the other and gives one result. Which pixels form a lane
+follows from the map alone, and lanes are joined in a fixed order: floating-point sums come out the same for any number
+of threads or workers. At most as many lanes run at once as the memory budget allows. With an active
+``distributed.Client`` the lanes run on its workers, which read and write the stores themselves.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
+from typing import TypeVar
+
+import dask
+import zarr
+
+from eds_chunked import progress
+from eds_chunked.engine.blocks import Block, Blocks, Lane
+from eds_chunked.memory import Plan
+
+T = TypeVar("T")
+Work = Callable[[Lane, Iterator[Block]], T]
+
+_tickers: dict[int, Callable[[int], None]] = {}
+_ticker_ids = count()
+
+
+def run_pass(blocks: Blocks, work: Work[T], join: Callable[[T, T], T], *, plan: Plan) -> T:
+    """Read every block once: ``work`` turns the blocks of a lane into a result, ``join`` adds two results.
+
+    ``join`` must return a new object: a cluster may run it again after a worker is lost.
+    """
+    lanes = blocks.lanes()
+    ticker = next(_ticker_ids)
+    lane_task = dask.delayed(_run_lane, pure=False, traverse=False)
+    join_task = dask.delayed(join, pure=False, traverse=False)
+    with progress.step(plan.need.what, blocks.n_pixels) as done, zarr.config.set(_zarr_limits(plan.workers)):
+        _tickers[ticker] = done
+        try:
+            total = None
+            for lane in lanes:
+                result = lane_task(blocks, lane, work, ticker)
+                total = result if total is None else join_task(total, result)
+            (answer,) = dask.compute(total, **_scheduler(plan.workers))
+        finally:
+            del _tickers[ticker]
+    result_of_pass: T = answer
+    return result_of_pass
+
+
+def _run_lane(blocks: Blocks, lane: Lane, work: Work[T], ticker: int) -> T:
+    return work(lane, _counted(blocks.read(lane), ticker))
+
+
+def _counted(blocks: Iterator[Block], ticker: int) -> Iterator[Block]:
+    # On a worker of a cluster there is no bar to move.
+    done = _tickers.get(ticker, lambda n_pixels: None)
+    for block in blocks:
+        yield block
+        done(block.counts.n_pixels)
+
+
+def _scheduler(workers: int) -> dict[str, object]:
+    distributed = sys.modules.get("distributed")
+    if distributed is not None:
+        try:
+            distributed.default_client()
+        except ValueError:
+            pass  # distributed is imported, but nobody has made a client
+        else:
+            return {}
+    return {"scheduler": "threads", "num_workers": workers}
+
+
+def _zarr_limits(workers: int) -> dict[str, int]:
+    # One tile at a time for each lane; Zarr's own defaults would inflate several more at once.
+    return {"threading.max_workers": workers, "async.concurrency": workers}
+
+
+def stream(blocks: Blocks, *, plan: Plan) -> Iterator[Block]:
+    """Yield every block once, in a fixed order, for estimators that learn from one batch after the other.
+
+    The next blocks are read ahead in threads while the caller works on this one.
+    """
+    with (
+        progress.step(plan.need.what, blocks.n_pixels) as done,
+        zarr.config.set(_zarr_limits(plan.workers)),
+        ThreadPoolExecutor(plan.workers) as pool,
+    ):
+        ahead: deque[Future[Block]] = deque()
+        for ys, xs in ((ys, xs) for lane in blocks.lanes() for ys, xs in blocks.pieces(lane)):
+            ahead.append(pool.submit(blocks.load, ys, xs))
+            if len(ahead) > plan.workers:
+                block = ahead.popleft().result()
+                yield block
+                done(block.counts.n_pixels)
+        while ahead:
+            block = ahead.popleft().result()
+            yield block
+            done(block.counts.n_pixels)

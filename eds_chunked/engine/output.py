@@ -1,0 +1,60 @@
+"""Where the results of a step go while they are computed."""
+
+from __future__ import annotations
+
+import os
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from eds_chunked import schema
+from eds_chunked.engine.blocks import Blocks
+from eds_chunked.engine.scratch import scratch_folder
+from eds_chunked.store.drafts import Draft
+from eds_chunked.store.opening import is_ours, open_map
+
+
+def begin_result(ds: xr.Dataset, step: str, run: str, template: xr.Dataset) -> Draft:
+    """Start a result of the map ``ds`` like ``template``, whose lazy variables will be filled piece by piece.
+
+    It goes to the store that ``ds`` came from; where there is none, or it is read-only or holds another map by now,
+    to a scratch store.
+    """
+    home = _home(ds)
+    draft = Draft(scratch_folder() if home is None else home, step, run)
+    attrs = {schema.STEP: step, schema.RUN: run, schema.REVISION: draft.number}
+    draft.declare(template.assign_attrs(carried_attributes(ds) | template.attrs | attrs))
+    return draft
+
+
+def carried_attributes(ds: xr.Dataset) -> dict[str, object]:
+    """Attributes of the map that its results keep: what it is, and which state of it they were made from."""
+    names = (
+        schema.FINGERPRINT,
+        schema.TITLE,
+        schema.ELEMENTS,
+        schema.SIGNAL_TYPE,
+        schema.BEAM_ENERGY,
+        schema.PIXEL_SIZE,
+        schema.LIVE_TIME,
+    )
+    return {name: ds.attrs[name] for name in names if name in ds.attrs}
+
+
+def empty_maps(blocks: Blocks, n_layers: int) -> da.Array:
+    """Declare float32 maps (layers, y, x) whose chunks are the lanes of ``blocks``; there is nothing to compute."""
+    side = blocks.lane_side
+    shape = (n_layers, *blocks.shape[:2])
+    return da.empty(shape, dtype=np.float32, chunks=(n_layers, *(min(side, size) for size in shape[1:])))
+
+
+def _home(ds: xr.Dataset) -> str | None:
+    home = ds.encoding.get("source")
+    if home is None or schema.FINGERPRINT not in ds.attrs:
+        return None
+    if "://" not in home and not os.access(home, os.W_OK):
+        return None
+    if not is_ours(home) or open_map(home).attrs[schema.FINGERPRINT] != ds.attrs[schema.FINGERPRINT]:
+        return None
+    return str(home)

@@ -1,0 +1,116 @@
+"""The components of a decomposition: each map of loadings beside its factor spectrum."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eds_chunked.figures.maps import block_means, map_inches, show_map
+from eds_chunked.figures.spectra import elements_of, energy_label, energy_window
+from eds_chunked.figures.style import DOUBLE, INK, map_title, new_figure, phase_colour, styled
+from eds_chunked.figures.xray_lines import label_lines
+from eds_chunked.schema import COMPONENT, ENERGY, FACTORS, LOADINGS, NMF, STEP, require
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Up to so many components stand one under the other; more stand in pairs, or the page would be too long to read.
+_ONE_COLUMN = 6
+_LABELS = {1: 6, 2: 4}
+_BAR_INCHES = 0.45
+_AXIS_INCHES = 0.55
+
+
+@styled
+def draw_components(result: xr.Dataset) -> Figure:
+    """Draw the loading map of each component beside its factor spectrum.
+
+    Maps with negative loadings (PCA) are drawn on a scale that diverges from zero, others from zero up; the ends are
+    the 0.5 and 99.5 % quantiles of what is shown, so that single bright pixels do not darken a map. Beside the
+    spectra of an NMF stand the colours of the phases of the same number.
+
+    Parameters
+    ----------
+    result
+        ``factors`` (component, energy) and ``loadings`` (component, y, x) of a PCA or NMF. Lines of
+        ``result.attrs["elements"]`` are labelled at the highest peaks.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Two axes a component, map and spectrum.
+
+    Raises
+    ------
+    ChunkLayoutError
+        ``result`` lacks a variable or has other dimensions.
+
+    Notes
+    -----
+    Memory: one loading map at a time.
+    """
+    require(result, FACTORS, LOADINGS)
+    n = result.sizes[COMPONENT]
+    across = 1 if n <= _ONE_COLUMN else 2
+    down = math.ceil(n / across)
+    width, height = map_inches(result, widest=2.2 / across, tallest=1.45)
+    spectrum_inches = DOUBLE / across - width - _BAR_INCHES - _AXIS_INCHES - 0.1
+    factors, elements = result[FACTORS].values, elements_of(result)
+    window = energy_window(result, np.abs(factors).sum(axis=0))
+    step = str(result.attrs.get(STEP, ""))
+    figure = new_figure(
+        DOUBLE,
+        0.6 + (max(1.05, height) + 0.3 + 0.35 * bool(elements)) * down,
+        what=f"Components ({step.upper()})" if step else "Components",
+        title=map_title(result),
+    )
+    columns = (max(width, 0.8) + _BAR_INCHES, spectrum_inches) * across
+    grid = figure.subplots(down, 2 * across, squeeze=False, width_ratios=columns).reshape(-1, 2)
+    for index, (left, right) in enumerate(grid[:n]):
+        last = index + across >= n
+        _draw_loading(left, result, index, width=width, bar=last)
+        if step == NMF:
+            right.spines["left"].set(color=phase_colour(index + 1), linewidth=4)
+        right.plot(result[ENERGY].values, factors[index], color=INK, linewidth=0.7)
+        right.axhline(0, color=INK, linewidth=0.4)
+        right.set(xlim=window)
+        right.locator_params(axis="y", nbins=5)
+        label_lines(
+            right,
+            elements=elements,
+            energy=result[ENERGY].values,
+            height=np.abs(factors[index]),
+            inches=spectrum_inches,
+            most=_LABELS[across],
+        )
+        right.tick_params(labelbottom=last)
+        if last:
+            right.set_xlabel(energy_label(result))
+    for axes in grid[n:].ravel():
+        axes.remove()
+    return figure
+
+
+def _draw_loading(axes: Axes, result: xr.Dataset, index: int, *, width: float, bar: bool) -> None:
+    image = block_means(result[LOADINGS].isel({COMPONENT: index}))
+    drawn = show_map(axes, image, ds=result, bar=bar, **_colour_scale(image))
+    axes.set_title(f"component {index + 1}", fontweight="bold")
+    # As high as the map and equally thin beside every map, which a share of the map's width is not.
+    beside = axes.inset_axes((1 + 0.05 / width, 0, 0.09 / width, 1))
+    colours = axes.figure.colorbar(drawn, cax=beside)
+    colours.outline.set_visible(False)
+    beside.locator_params(nbins=4)
+
+
+def _colour_scale(image: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Return colour map and limits for loadings, which may have either sign."""
+    shown = np.ma.compressed(image)
+    low, high = np.quantile(shown, (0.005, 0.995)) if shown.size else (0.0, 1.0)
+    if low < 0:
+        end = float(max(-low, high))
+        return {"cmap": "RdBu_r", "vmin": -end, "vmax": end}
+    return {"cmap": "cividis", "vmin": 0.0, "vmax": float(high) or 1.0}

@@ -1,0 +1,72 @@
+"""The scree figure: how much variance each component explains, and where counting noise begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from eds_chunked.figures.style import BLUE, DOUBLE, FAINT, INK, VERMILION, map_title, new_figure, styled
+from eds_chunked.schema import EIGENVALUES, EXPLAINED_VARIANCE_RATIO, NOISE_RATIO, require
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+Floats = np.ndarray[Any, Any]
+
+_SHOWN = 30
+
+
+@styled
+def draw_scree(pca: xr.Dataset, *, advised: int | None = None) -> Figure:
+    """Draw the explained variance ratio of the components on a linear and on a logarithmic axis, side by side.
+
+    Parameters
+    ----------
+    pca
+        ``explained_variance_ratio`` (component). With ``eigenvalues`` (rank) the logarithmic panel also shows, faint,
+        those beyond the kept components; with ``noise_ratio`` (rank) both mark the edge of counting noise: components
+        left of it have a ratio over 1.
+    advised
+        Number of components to mark as advised.
+
+    References
+    ----------
+    Keenan and Kotula (2004), Surf. Interface Anal. 36, 203; Cattell (1966), Multivar. Behav. Res. 1, 245.
+    """
+    require(pca, EXPLAINED_VARIANCE_RATIO)
+    ratio = pca[EXPLAINED_VARIANCE_RATIO].values[:_SHOWN]
+    rank = np.arange(1, len(ratio) + 1)
+    figure = new_figure(DOUBLE, 2.9, what="Scree", title=map_title(pca))
+    linear, logarithmic = panels = figure.subplots(1, 2)
+    for axes in panels:
+        if EIGENVALUES in pca:
+            others = _other_eigenvalues(pca[EIGENVALUES].values, ratio)
+            axes.plot(*others, color=FAINT, marker=".", markersize=2, label="all other eigenvalues")
+        axes.plot(rank, ratio, color=INK, marker="o", markersize=3, label="components")
+        if NOISE_RATIO in pca:
+            edge = int(np.count_nonzero(pca[NOISE_RATIO].values > 1))
+            axes.axvline(edge + 0.5, color=VERMILION, linestyle="--", label=f"noise edge: {edge} above")
+        if advised is not None and 1 <= advised <= len(ratio):
+            ring = {"markersize": 9, "markerfacecolor": "none", "markeredgecolor": BLUE, "markeredgewidth": 1.4}
+            axes.plot(advised, ratio[advised - 1], "o", clip_on=False, label=f"advised: {advised}", **ring)
+        axes.set_xlabel("component")
+    linear.set(ylabel="explained variance ratio", title="linear", xlim=(0, max(20, len(ratio)) + 1))
+    linear.set_ylim(bottom=0)
+    linear.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    logarithmic.set(title="logarithmic", xscale="log", yscale="log")
+    logarithmic.xaxis.set_major_formatter("{x:g}")
+    logarithmic.xaxis.set_minor_formatter(NullFormatter())
+    # The curve falls away from this corner, only the noise edge may cross it: hence the frame.
+    linear.legend(loc="upper right", frameon=True, framealpha=1, edgecolor="none")
+    return figure
+
+
+def _other_eigenvalues(eigenvalues: Floats, ratio: Floats) -> tuple[Floats, Floats]:
+    """Return rank and ratio of the eigenvalues (rank,) beyond those of the components, whose ratio (component,) is."""
+    first = eigenvalues[0] if eigenvalues.size else 0.0
+    # Numerical zeros (empty channels) say nothing, and would stretch the axis to 1e-17.
+    beyond = np.flatnonzero(eigenvalues > 1e-9 * first)[len(ratio) :]
+    return beyond + 1, eigenvalues[beyond] * (ratio[0] / first if len(beyond) else 0.0)

@@ -1,0 +1,204 @@
+"""One look for all figures: sizes, fonts, the colour of a phase, and how a figure is written."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import matplotlib.colors
+import matplotlib.style
+import numpy as np
+from matplotlib.figure import Figure
+
+from eds_chunked.errors import ParameterError
+from eds_chunked.schema import MIXED, TITLE, UNASSIGNED, text
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.legend import Legend
+
+Colours = np.ndarray[Any, np.dtype[np.uint8]]
+
+SINGLE = 3.5
+DOUBLE = 7.2
+"""Widths in inches of one and of two columns of a journal (89 and 183 mm)."""
+
+PRINT_DPI = 200
+_LETTERS_PER_INCH = 12
+INK = "#222222"
+FAINT = "#b4b4b4"
+
+_RC: dict[str, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "axes.titlelocation": "left",
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.formatter.limits": (-3, 5),
+    "axes.formatter.use_mathtext": True,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "xtick.minor.size": 1.8,
+    "ytick.minor.size": 1.8,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 1.4,
+    "lines.linewidth": 0.9,
+    "figure.titlesize": 9,
+    "figure.constrained_layout.h_pad": 0.05,
+    "figure.constrained_layout.w_pad": 0.05,
+    "savefig.dpi": "figure",
+    "svg.hashsalt": "eds_chunked",
+}
+
+# Okabe and Ito's colours without black, then five of Tol's muted ones. They are for areas: a yellow line on white is
+# no line.
+_PHASES = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#d55e00",
+    "#f0e442",
+    "#332288",
+    "#882255",
+    "#999933",
+    "#117733",
+    "#ddaa99",
+)
+BLUE, GREEN, PURPLE, VERMILION = (_PHASES[index] for index in (0, 2, 3, 5))
+_UNASSIGNED = "#e4e4e4"
+_MIXED = "#5a5a5a"
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    # From the defaults, so that neither a user's matplotlibrc nor an earlier rcParams edit changes a figure.
+    with matplotlib.style.context([_RC], after_reset=True):
+        yield
+
+
+class StyledFigure(Figure):
+    """A Figure drawn in this package's style whoever draws it, that a notebook shows without pyplot."""
+
+    def draw(self, renderer: Any) -> None:
+        """Draw in the package's style: ticks are made at this moment and would else follow the global rcParams."""
+        with _style(), warnings.catch_warnings():
+            # A title in a script that the font does not have is drawn as boxes; nobody can act on a warning about it.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+            super().draw(renderer)
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Run a drawing function in the package's style and leave the global one as it was."""
+
+    @functools.wraps(draw)
+    def in_style(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _style():
+            return draw(*args, **kwargs)
+
+    return in_style
+
+
+def new_figure(width: float, height: float, *, what: str, title: str) -> Figure:
+    """Return an empty figure (inches) headed by ``what`` and ``title``, if there is one, cut to the room there is."""
+    figure = StyledFigure(figsize=(width, height), dpi=PRINT_DPI, layout="constrained")
+    title = text(title)
+    room = max(8, int(_LETTERS_PER_INCH * width) - len(what))
+    cut = title if len(title) <= room else title[: room - 1].rstrip() + "…"
+    heading = f"{what}: {cut}" if title else what
+    # The user's words are never mathtext: a single $ in a title would end the drawing with an error.
+    figure.suptitle(heading, x=0.01, ha="left", fontweight="bold", parse_math=False)
+    return figure
+
+
+def map_title(ds: xr.Dataset) -> str:
+    """Return the title of the map that ``ds`` is, or was made from."""
+    return str(ds.attrs.get(TITLE, ""))
+
+
+def plain_legend(legend: Legend) -> None:
+    """Let no ``$`` in the labels of ``legend`` start mathtext."""
+    for label in legend.get_texts():
+        label.set_parse_math(False)
+
+
+def phase_colour(phase: int) -> str:
+    """Return the colour of ``phase`` (1..n) in every figure, as #rrggbb; unassigned is light grey, mixed dark grey.
+
+    The first seven are safe for colour-blind readers. From the 13th on they come again, darker.
+
+    References
+    ----------
+    Okabe and Ito (2008), Color Universal Design; Tol (2021), Colour Schemes, SRON/EPS/TN/09-002.
+    """
+    if phase == UNASSIGNED:
+        return _UNASSIGNED
+    if phase == MIXED:
+        return _MIXED
+    again, index = divmod(phase - 1, len(_PHASES))
+    rgb = np.asarray(matplotlib.colors.to_rgb(_PHASES[index])) * 0.7**again
+    return matplotlib.colors.to_hex(tuple(rgb))
+
+
+def phase_colours() -> Colours:
+    """Return the table (256, 3) from label to red, green, blue."""
+    return np.array([_rgb(phase) for phase in range(256)], dtype=np.uint8)
+
+
+def _rgb(phase: int) -> list[int]:
+    return [round(255 * part) for part in matplotlib.colors.to_rgb(phase_colour(phase))]
+
+
+def png(figure: Figure) -> bytes:
+    """Return ``figure`` as the bytes of a PNG file."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=PRINT_DPI)
+    return buffer.getvalue()
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write ``figure`` to ``path`` in the format of its suffix (.png, .pdf, .svg, ...) and return the path.
+
+    Raises
+    ------
+    ParameterError
+        The suffix names no format that matplotlib writes.
+    """
+    path = Path(path)
+    formats = figure.canvas.get_supported_filetypes()
+    if path.suffix.lower().lstrip(".") not in formats:
+        raise ParameterError(
+            "figure path",
+            found=repr(path.name),
+            expected="a suffix of " + ", ".join(f".{name}" for name in sorted(formats)),
+            fix=f"save as {path.stem}.png",
+        )
+    figure.savefig(path, dpi=PRINT_DPI)
+    return path

@@ -1,0 +1,194 @@
+"""Memory as arithmetic: sizes, what this machine has, and how much of a budget a step may use.
+
+A budget bounds the resident memory (RSS) of the whole process, interpreter and libraries included. A step states what it
+needs before it reads a count (:class:`Need`), :func:`plan` turns that into a number of workers or refuses, naming the
+smallest budget that works.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from eds_chunked.errors import MemoryBudgetError, ParameterError
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d*)?)\s*([a-zA-Z]*)\s*")
+
+MB = 10**6
+
+DEFAULT_LIMIT = 4 * 10**9
+"""Largest budget that is taken unasked; the default is half of what is free, but no more than this."""
+
+RESERVE = 80 * MB
+"""Left free by every plan: thread stacks, allocator slack, code that numba or BLAS loads at its first use."""
+
+
+def parse_size(size: str | int) -> int:
+    """Return bytes for ``"2GB"``, ``"1.5 GiB"`` or a number of bytes; raise ParameterError for anything else."""
+    match = _SIZE.fullmatch(str(size))
+    unit = _UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None or float(match[1]) == 0:
+        raise ParameterError("memory", found=repr(size), expected="a size such as 800MB or 2GB", fix="--memory 2GB")
+    return round(float(match[1]) * unit)
+
+
+def format_size(n_bytes: float) -> str:
+    """Return a size for people: ``"1.25 GB"``, ``"640 MB"``."""
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if abs(n_bytes) >= factor:
+            return f"{n_bytes / factor:.3g} {unit}"
+    return f"{n_bytes:.0f} B"
+
+
+def resident() -> int:
+    """Bytes of this process that are resident now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def _cgroup_free() -> int | None:
+    """Bytes that the tightest container limit above this process leaves, or None where there is none."""
+    free = []
+    try:
+        entries = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for entry in entries:
+        _, controllers, path = entry.split(":", 2)
+        if controllers == "":
+            root, limit_name, used_name = Path("/sys/fs/cgroup"), "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            root, limit_name, used_name = (
+                Path("/sys/fs/cgroup/memory"),
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+            )
+        else:
+            continue
+        folder = root / path.lstrip("/")
+        while True:
+            try:
+                limit = (folder / limit_name).read_text().strip()
+                if limit != "max":
+                    free.append(int(limit) - int((folder / used_name).read_text()))
+            except (OSError, ValueError):
+                pass  # A level without the files has no limit of its own.
+            if folder == root or root not in folder.parents:
+                break
+            folder = folder.parent
+    return max(0, min(free)) if free else None
+
+
+def available() -> int:
+    """Bytes that this machine, or the container around this process, can still give."""
+    free = int(psutil.virtual_memory().available)
+    in_container = _cgroup_free()
+    return free if in_container is None else min(free, in_container)
+
+
+def resolve_limit(memory: str | int | None) -> int:
+    """Return the budget in bytes for the argument ``memory`` of a public function; None takes the default."""
+    if memory is not None:
+        return parse_size(memory)
+    return min(DEFAULT_LIMIT, resident() + available() // 2)
+
+
+def n_cpus() -> int:
+    """Processors that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a step holds: ``fixed`` bytes once and ``per_worker`` bytes for each block in work."""
+
+    what: str
+    fixed: int
+    per_worker: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a step will run within its budget."""
+
+    need: Need
+    limit: int
+    idle: int
+    workers: int
+
+    @property
+    def peak(self) -> int:
+        """Projected peak RSS in bytes."""
+        return self.idle + self.need.fixed + self.workers * self.need.per_worker
+
+    @property
+    def spare(self) -> int:
+        """Bytes of the budget that stay unused at the projected peak."""
+        return self.limit - self.peak
+
+
+def plan(need: Need, *, memory: str | int | None = None, max_workers: int | None = None) -> Plan:
+    """Decide how many workers fit the budget; raise MemoryBudgetError if not even one does."""
+    release()
+    limit = resolve_limit(memory)
+    idle = resident() + RESERVE
+    room = limit - idle - need.fixed
+    workers = min(max_workers or n_cpus(), room // max(1, need.per_worker)) if room >= need.per_worker else 0
+    if workers < 1:
+        # Rounded up to 10 MB, so that the figure can be typed.
+        smallest = -(-(idle + need.fixed + need.per_worker) // (10 * MB)) * 10 * MB
+        raise MemoryBudgetError(
+            f"memory for {need.what}",
+            found=f"a budget of {format_size(limit)}",
+            expected=f"at least {smallest // MB} MB ({idle // MB} MB for the program, "
+            f"{need.fixed // MB} MB once, {need.per_worker // MB} MB for a block)",
+            fix=f"--memory {smallest // MB}MB",
+        )
+    return Plan(need, limit, idle, int(workers))
+
+
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
+
+
+def _libc() -> ctypes.CDLL | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:  # not glibc
+        return None
+    return libc if hasattr(libc, "mallopt") else None
+
+
+def return_freed_memory_to_the_system() -> None:
+    """Make glibc hand large freed blocks back, instead of keeping what one pass needed for the life of the process."""
+    libc = _libc()
+    if libc is not None:
+        libc.mallopt(_M_MMAP_THRESHOLD, 16 * 2**20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 16 * 2**20)
+
+
+def release() -> None:
+    """Hand free memory of the heap back to the system now."""
+    libc = _libc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+def peak_resident() -> int:
+    """Largest resident size that this process has had, in bytes; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

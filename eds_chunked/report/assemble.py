@@ -1,0 +1,238 @@
+"""What a store has to show: its pictures, its tables, and the report that holds both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from eds_chunked import figures, progress, schema
+from eds_chunked.decomposition.advice import advise_components
+from eds_chunked.errors import MissingResultError, ParameterError
+from eds_chunked.grains.files import write_grain_files
+from eds_chunked.grains.statistics import FEWEST_GRAINS, compare_phases, grain_size_statistics
+from eds_chunked.phases.modal import modal_table
+from eds_chunked.report.page import render
+from eds_chunked.store.backend import Location, location_text
+from eds_chunked.store.opening import open_map
+from eds_chunked.store.results import load, newest, revisions, why_stale
+
+
+class Picture(NamedTuple):
+    """A figure with the words that go with it; ``name`` is the stem of its file."""
+
+    name: str
+    caption: str
+    alt: str
+    figure: Figure
+
+
+def stored(store: Location, step: str) -> xr.Dataset | None:
+    """Return the last result of a step, or None if there is none yet."""
+    try:
+        return load(store, step)
+    except MissingResultError:
+        return None
+
+
+def pictures(store: Location) -> Iterator[Picture]:
+    """Draw what the store has results for, one figure at a time, in the order of the work."""
+    ds = open_map(store)
+    title = schema.text(ds.attrs.get(schema.TITLE, ""))
+    yield Picture(
+        "sum_spectrum",
+        "Sum spectrum and maximum-pixel spectrum",
+        f"Counts against energy for the map {title}, logarithmic",
+        figures.draw_sum_spectrum(ds),
+    )
+    pca, nmf = stored(store, schema.PCA), stored(store, schema.NMF)
+    phases, spectra, grains = (stored(store, step) for step in (schema.PHASES, schema.SPECTRA, schema.GRAINS))
+    if pca is not None:
+        advised = advise_components(pca).n_components if schema.NOISE_RATIO in pca else None
+        yield Picture(
+            "scree",
+            "Scree plot: explained variance of the principal components",
+            f"Explained variance ratio by component, linear and logarithmic; advised number of components: {advised}",
+            figures.draw_scree(pca, advised=advised),
+        )
+        yield Picture(
+            "pca",
+            "Principal components: loadings and factors",
+            f"{pca.sizes[schema.COMPONENT]} component maps beside their spectra",
+            figures.draw_components(pca),
+        )
+    if nmf is not None:
+        yield Picture(
+            "nmf",
+            "NMF components: loadings and factors",
+            f"{nmf.sizes[schema.COMPONENT]} component maps beside their spectra",
+            figures.draw_components(nmf),
+        )
+    if phases is not None:
+        source = load(store, phases.attrs[schema.PARENT]) if schema.PARENT in phases.attrs else nmf
+        for number in phases[schema.PHASE].values if source is not None else ():
+            yield Picture(
+                f"threshold_{number}",
+                f"Component {number}: histogram with threshold, mask before and after cleaning",
+                f"Histogram of loading {number} and its mask before and after small objects and holes were removed",
+                figures.draw_threshold(source, phases, component=int(number)),
+            )
+        yield Picture(
+            "phase_map", "Phases (exclusive)", "Map of the phases with their area shares", figures.draw_phase_map(phases)
+        )
+    if spectra is not None:
+        yield Picture(
+            "phase_spectra",
+            "Phase spectra, counts a pixel",
+            "Spectrum of each phase on a logarithmic scale",
+            figures.draw_phase_spectra(spectra),
+        )
+    if grains is not None:
+        yield Picture(
+            "grain_map", "Grains", "Map of the separated grains in the colour of their phase",
+            figures.draw_grain_map(grains, phases),
+        )  # fmt: skip
+        for phase in _phases_with_sizes(grains):
+            for scale in ("linear", "log"):
+                yield Picture(
+                    f"grain_size_{phase}_{scale}",
+                    f"Apparent grain diameters of phase {phase}, {scale} scale",
+                    f"Histogram and density of the grain diameters of phase {phase} with mean, median, geometric mean",
+                    grain_size_statistics(grains, phase=phase, scale=scale).plot(),
+                )
+
+
+def _phases_with_sizes(grains: xr.Dataset) -> list[int]:
+    sizes = compare_phases(grains)
+    return [int(phase) for phase in sizes.loc[sizes["n_used"] >= FEWEST_GRAINS, schema.PHASE]]
+
+
+def tables(store: Location) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Return the tables that the store has results for: by name of file, caption and rows."""
+    found: dict[str, tuple[str, pd.DataFrame]] = {}
+    phases, grains = stored(store, schema.PHASES), stored(store, schema.GRAINS)
+    if phases is not None:
+        found["modal"] = ("Modal table: exclusive phases close to 100 %; masks may overlap", modal_table(phases))
+    if grains is not None:
+        found["grain_sizes"] = ("Grain sizes by phase (apparent diameters)", compare_phases(grains))
+        for phase in _phases_with_sizes(grains):
+            table = grain_size_statistics(grains, phase=phase).table()
+            found[f"grain_size_{phase}"] = (f"Grain size statistics of phase {phase}", table)
+    return found
+
+
+def write_pictures(store: Location, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write every picture that the store has results for into ``folder``, as numbered PNG files."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    written = []
+    with progress.step("figures", 1) as done:
+        for number, picture in enumerate(pictures(store), start=1):
+            written.append(figures.save(picture.figure, target / f"{number:02d}_{picture.name}.png"))
+        done(1)
+    return written
+
+
+def write_tables(store: Location, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write every table that the store has results for into ``folder``: CSV, and the diameters of each phase as text."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, (_, table) in tables(store).items():
+        path = target / f"{name}.csv"
+        table.to_csv(path, index=False)
+        written.append(path)
+    spectra, grains = stored(store, schema.SPECTRA), stored(store, schema.GRAINS)
+    if spectra is not None:
+        path = target / "phase_spectra.csv"
+        _spectra_table(spectra).to_csv(path, index=False)
+        written.append(path)
+    if grains is not None:
+        written += write_grain_files(grains, target, stem=Path(location_text(store)).stem)
+    return written
+
+
+def _spectra_table(spectra: xr.Dataset) -> pd.DataFrame:
+    unit = spectra[schema.ENERGY].attrs.get("units", schema.KEV)
+    columns = {f"{schema.ENERGY}_{unit}": spectra[schema.ENERGY].values}
+    for number in spectra[schema.PHASE].values:
+        columns[f"phase_{number}_counts"] = spectra[schema.SPECTRUM].sel({schema.PHASE: number}).values
+    return pd.DataFrame(columns)
+
+
+def write_report(store: Location, target: str | os.PathLike[str]) -> Path:
+    """Write the report of a store: one HTML file with its pictures, tables, parameters and warnings.
+
+    Parameters
+    ----------
+    store
+        Path or URL of the store.
+    target
+        The .html file; one that is there is replaced.
+
+    Returns
+    -------
+    The path of the file.
+    """
+    path = Path(target)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ParameterError("report file", found=path.name, expected="a name that ends in .html", fix="report.html")
+    ds = open_map(store)
+    page = render(
+        title=schema.text(ds.attrs.get(schema.TITLE) or path.stem),
+        figures=[(picture.caption, picture.alt, figures.png(picture.figure)) for picture in pictures(store)],
+        tables=list(tables(store).values()),
+        facts=_facts(ds, store),
+        warnings=_warnings(store),
+    )
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def _facts(ds: xr.Dataset, store: Location) -> dict[str, object]:
+    height, width, unit = schema.pixel_size(ds)
+    energy = ds[schema.ENERGY]
+    facts: dict[str, object] = {
+        "map": f"{ds.sizes[schema.Y]} x {ds.sizes[schema.X]} pixels x {energy.size} channels",
+        "pixel": f"{height:.4g} x {width:.4g} {unit}",
+        "energy": f"{float(energy[0]):.4g} to {float(energy[-1]):.4g} {energy.attrs.get('units', '')}",
+        "counts": int(ds[schema.SUM_SPECTRUM].sum()),
+    }
+    for name in (schema.SIGNAL_TYPE, schema.BEAM_ENERGY, schema.ELEMENTS, schema.LIVE_TIME):
+        if ds.attrs.get(name):
+            facts[name] = ds.attrs[name]
+    for revision in revisions(store):
+        facts[revision.address] = dict(revision.attrs.get(schema.PARAMETERS, {}))
+    facts["versions"] = dict(ds.attrs[schema.HISTORY][-1]["versions"])
+    return facts
+
+
+def _warnings(store: Location) -> list[str]:
+    found = []
+    for step in schema.STEPS:
+        try:
+            revision = newest(store, step)
+        except MissingResultError:
+            found.append(f"There is no {step} result yet: eds-chunked {step} {location_text(store)}")
+            continue
+        reason = why_stale(store, revision)
+        if reason is not None:
+            found.append(f"{revision.address} is stale: {reason}.")
+    phases, grains = stored(store, schema.PHASES), stored(store, schema.GRAINS)
+    if phases is not None:
+        for row in modal_table(phases).itertuples():
+            if row.phase in ("unassigned", "mixed") and row.area_percent > 5:
+                found.append(f"{row.area_percent:.1f} % of the area is {row.phase}.")
+    if grains is not None:
+        sizes = compare_phases(grains)
+        for row in sizes.itertuples():
+            if row.n_used < 433:
+                found.append(f"Phase {row.phase}: {row.n_used} whole grains; averages are good to some per cent from 433.")
+    return found

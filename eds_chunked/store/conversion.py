@@ -1,0 +1,235 @@
+"""From a microscope's file to a store, in one pass over the counts."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+import numpy as np
+import xarray as xr
+
+from eds_chunked import progress, schema
+from eds_chunked.errors import CountsError, MemoryBudgetError, SourceError, StoreExistsError
+from eds_chunked.kernels.sparse import Csr, concatenate, from_dense, take_pixels
+from eds_chunked.memory import MB, Need, format_size, plan
+from eds_chunked.readers import open_source
+from eds_chunked.readers.base import Band, MapHeader, Reader
+from eds_chunked.store.backend import Location, delete_dir, exists, list_dir, location_text
+from eds_chunked.store.description import describe_image, describe_map
+from eds_chunked.store.layout import ROOT_DOCUMENT, tile_shape
+from eds_chunked.store.opening import is_ours, open_map
+from eds_chunked.store.survey import Survey, TileSurvey, survey_tile
+from eds_chunked.store.writer import MapWriter
+
+_TYPICAL_FILL = 0.1
+"""Share of non-zero values that the staging of rows is planned for; denser maps use what the budget leaves."""
+
+
+def convert(
+    source: Location | Reader,
+    store: Location,
+    *,
+    pick: str | int | None = None,
+    memory: str | int | None = None,
+    overwrite: bool = False,
+) -> xr.Dataset:
+    """Convert a microscope's file to a store; computes, in one streamed pass.
+
+    Counts are written as tiles x all channels, in the smallest unsigned dtype that holds the map's true maximum. The
+    survey (sum spectrum, maximum-pixel spectrum, total counts) is gathered in the same pass. The map appears in the
+    store only when it is whole: an interrupted conversion leaves nothing that opens.
+
+    Parameters
+    ----------
+    source
+        A file that :func:`eds_chunked.readers.open_source` knows, or an object that fulfils
+        :class:`eds_chunked.readers.base.Reader`.
+    store
+        Path or URL of the Zarr store to make.
+    pick
+        Name or number (from 1) of the spectrum image, for files with several.
+    memory
+        Budget for the resident memory of the whole process, such as ``"1GB"``.
+    overwrite
+        Replace an existing store, with all its results.
+
+    Returns
+    -------
+    The map, opened lazily: ``counts`` (y, x, energy), the survey and the coordinates in um and keV.
+
+    Raises
+    ------
+    SourceError, SourceNotFoundError, CountsError
+        The file is not there, not readable, or holds no counts.
+    StoreExistsError
+        ``store`` exists and ``overwrite`` is false, or it is something else than a store.
+    MemoryBudgetError
+        The smallest way to do it needs more memory than the budget.
+
+    Notes
+    -----
+    Memory: rows are staged as CSR until a row of tiles is complete, so a dense band never exists.
+    """
+    reader = source if hasattr(source, "bands") else open_source(source, pick=pick)
+    header = reader.header
+    _check_target(store, overwrite=overwrite)
+    _check_shape(header)
+    how = _plan(reader, memory)
+    if exists(store, ROOT_DOCUMENT):
+        delete_dir(store, "")
+    try:
+        _fill(reader, store, how)
+    except BaseException:
+        # Without its map the store is of no use, and it is this call that made it.
+        delete_dir(store, "")
+        raise
+    return open_map(store)
+
+
+def _check_target(store: Location, *, overwrite: bool) -> None:
+    text = location_text(store)
+    if not list_dir(store, ""):
+        return
+    if not is_ours(store):
+        raise StoreExistsError(
+            f"store {text}",
+            found="something that is no eds_chunked store",
+            expected="a new place",
+            fix="choose another",
+        )
+    if not overwrite:
+        raise StoreExistsError(
+            f"store {text}",
+            found="a store",
+            expected="a new place",
+            fix="add --overwrite to replace it with all its results",
+        )
+
+
+def _check_shape(header: MapHeader) -> None:
+    if min(header.shape) < 1:
+        raise SourceError(
+            f"map in {header.source}",
+            found=f"shape {header.shape}",
+            expected="at least one pixel and channel",
+            fix="check the file",
+        )
+
+
+@dataclass(frozen=True)
+class _How:
+    rows: int
+    workers: int
+    staging: int
+
+
+def _plan(reader: Reader, memory: str | int | None) -> _How:
+    """Find the tallest band of rows that fits the budget; bands of a few rows only cost calls."""
+    height, width, n_channels = reader.header.shape
+    side = tile_shape(n_channels)[0]
+    itemsize = min(4, max(1, reader.header.dtype.itemsize))
+    staging = int(2 * side * width * n_channels * _TYPICAL_FILL * (2 + itemsize))
+    flat = 40 * height * width
+    # A tile exists as CSR, dense, and as the buffers of the codec.
+    tile = side * side * n_channels * itemsize
+    rows = min(side, height)
+    while True:
+        need = Need("convert", reader.peak_bytes(rows) + staging + flat, 4 * tile)
+        try:
+            chosen = plan(need, memory=memory)
+        except MemoryBudgetError:
+            if rows == 1:
+                raise
+            rows //= 2
+        else:
+            return _How(rows, chosen.workers, staging + chosen.spare)
+
+
+def _fill(reader: Reader, store: Location, how: _How) -> None:
+    header = reader.header
+    writer = MapWriter(store, header.shape)
+    survey = Survey(header.shape)
+    with ThreadPoolExecutor(how.workers) as pool, progress.step("convert", header.shape[0]) as done:
+        pending: deque[Future[TileSurvey]] = deque()
+        for ys, parts in _tile_rows(reader, writer.tile[0], how):
+            # The row of tiles before this one was written while this one was read.
+            _collect(pending, survey)
+            writer.make_room_for(max((int(part.value.max(initial=0)) for _, part in parts), default=0))
+            for x0 in range(0, header.shape[1], writer.tile[1]):
+                xs = slice(x0, min(header.shape[1], x0 + writer.tile[1]))
+                pending.append(pool.submit(_write_tile, writer, ys, xs, parts))
+            done(ys.stop - ys.start)
+        _collect(pending, survey)
+    if not survey.sum_spectrum.any():
+        raise CountsError(
+            f"map in {header.source}",
+            found="no counts in any pixel",
+            expected="a map with counts",
+            fix="check the file",
+        )
+    _seal(writer, header, survey, reader)
+
+
+def _collect(pending: deque[Future[TileSurvey]], survey: Survey) -> None:
+    while pending:
+        survey.add(pending.popleft().result())
+
+
+def _tile_rows(reader: Reader, side: int, how: _How) -> Iterator[tuple[slice, list[tuple[slice, Csr]]]]:
+    """Gather the bands of the reader, as CSR, into the rows of one row of tiles."""
+    height, width, _ = reader.header.shape
+    parts: list[tuple[slice, Csr]] = []
+    top = 0
+    # Bands must not straddle rows of tiles; a power of two below the side never does.
+    rows = how.rows
+    for band in reader.bands(rows):
+        parts.extend(_split(band, width, side))
+        staged = sum(part.channel.nbytes + part.value.nbytes for _, part in parts)
+        if 2 * staged > how.staging:
+            raise MemoryBudgetError(
+                "memory for convert",
+                found=f"rows as dense with counts as {format_size(staged)} for {parts[-1][0].stop - top} rows",
+                expected=f"at most {format_size(how.staging / 2)}",
+                fix=f"--memory with {2 * staged * side // max(1, parts[-1][0].stop - top) // MB} MB more",
+            )
+        while parts and parts[-1][0].stop >= min(top + side, height):
+            bottom = min(top + side, height)
+            yield slice(top, bottom), [(ys, part) for ys, part in parts if ys.start < bottom]
+            parts = [(ys, part) for ys, part in parts if ys.start >= bottom]
+            top = bottom
+
+
+def _split(band: Band, width: int, side: int) -> Iterator[tuple[slice, Csr]]:
+    """Return the band as CSR pieces that lie within one row of tiles each."""
+    counts = band.counts
+    csr = counts if isinstance(counts, Csr) else from_dense(counts.reshape(band.rows * width, -1))
+    y0, stop = band.y0, band.y0 + band.rows
+    while y0 < stop:
+        y1 = min(stop, (y0 // side + 1) * side)
+        if (y0, y1) == (band.y0, stop):
+            yield slice(y0, y1), csr
+        else:
+            yield slice(y0, y1), take_pixels(csr, np.arange((y0 - band.y0) * width, (y1 - band.y0) * width))
+        y0 = y1
+
+
+def _write_tile(writer: MapWriter, ys: slice, xs: slice, parts: list[tuple[slice, Csr]]) -> TileSurvey:
+    width = writer.shape[1]
+    columns = np.arange(xs.start, xs.stop)
+    pieces = []
+    for rows, part in parts:
+        pixels = (np.arange(rows.stop - rows.start)[:, None] * width + columns).ravel()
+        pieces.append(take_pixels(part, pixels))
+    tile = concatenate(pieces)
+    writer.write_tile(ys, xs, tile)
+    return survey_tile(tile, ys, xs, width)
+
+
+def _seal(writer: MapWriter, header: MapHeader, survey: Survey, reader: Reader) -> None:
+    """Write coordinates, survey, metadata and images, then commit the map."""
+    describe_map(header, survey).to_zarr(writer.store, group=schema.MAP_GROUP, mode="a", consolidated=False)
+    for number, image in enumerate(reader.images()):
+        group = f"{schema.IMAGES_GROUP}/{number}"
+        describe_image(image).to_zarr(writer.store, group=group, mode="a", consolidated=False)
+    writer.commit()

@@ -1,0 +1,158 @@
+"""Results while they are written: a revision that nobody sees until it is committed.
+
+A step streams its maps straight into the place where they will stay. Committing puts one document; a crash before that
+leaves the earlier revision as it was.
+"""
+
+from __future__ import annotations
+
+import atexit
+import re
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from eds_chunked.schema import COUNTS, MAP_GROUP, RESULTS_GROUP, X, Y
+from eds_chunked.store.backend import HeldBackStore, Location, delete_dir, list_dir, location_text, zarr_store
+from eds_chunked.store.layout import group_document, revision_group
+
+REVISION_NAME = re.compile(r"(?P<run>[a-z][a-z0-9_-]*)\.r(?P<number>[0-9]+)")
+
+_CLAIMS = f"{MAP_GROUP}/{COUNTS}/__eds/claims"
+_MAP_CHUNK = 1024
+"""Chunk side of maps that are in memory when they are written."""
+
+
+@dataclass(frozen=True)
+class MapTarget:
+    """A stored array that workers write pieces of; no two may write the same chunk."""
+
+    location: str
+    path: str
+
+    def write(self, key: Any, values: np.ndarray[Any, Any]) -> None:
+        zarr.open_array(zarr_store(self.location), path=self.path, mode="r+")[key] = values
+
+
+class Draft:
+    """A new revision of a run, not committed yet."""
+
+    def __init__(self, location: Location, step: str, run: str) -> None:
+        self.location, self.step, self.run = location_text(location), step, run
+        self.number = _claim(self.location, step, run)
+        self.group = revision_group(step, run, self.number)
+        self._store = HeldBackStore(zarr_store(self.location), group_document(self.group))
+        self._variables: dict[Any, xr.Variable] = {}
+        self.committed = False
+
+    def declare(self, template: xr.Dataset) -> None:
+        """Write the documents of all arrays, and the values of those that are in memory; lazy ones are filled later."""
+        encoding = {str(name): _encoding(variable) for name, variable in template.variables.items()}
+        template.drop_encoding().to_zarr(
+            self._store, group=self.group, mode="a", consolidated=False, compute=False, encoding=encoding
+        )
+
+    def copy(self, result: xr.Dataset) -> None:
+        """Write a result that is elsewhere, piece by piece."""
+        lazy = [name for name, variable in result.variables.items() if variable.chunks is not None]
+        regular = {name: _regular_chunks(result.variables[name]) for name in lazy}
+        result = result.assign({name: result[name].chunk(chunks) for name, chunks in regular.items()})
+        encoding = {str(name): _encoding(variable) for name, variable in result.variables.items()}
+        result.drop_encoding().to_zarr(self._store, group=self.group, mode="a", consolidated=False, encoding=encoding)
+
+    def target(self, name: str) -> MapTarget:
+        """Return where the pieces of array ``name`` go."""
+        return MapTarget(self.location, f"{self.group}/{name}")
+
+    def put(self, name: str, values: np.ndarray[Any, Any]) -> None:
+        """Write an array whole."""
+        self.target(name).write(Ellipsis, values)
+
+    def open(self) -> xr.Dataset:
+        """Return the result, lazy on what was written; it stays valid when the revision is committed."""
+        ds = xr.open_zarr(self._store, group=self.group, chunks={}, consolidated=False)
+        self._variables = dict(ds.variables)
+        ds.encoding["group"] = self.group
+        ds.encoding["source"] = self.location
+        _open_drafts[self.location, self.group] = self
+        return ds
+
+    def holds(self, ds: xr.Dataset) -> bool:
+        """Tell whether ``ds`` still is what was written here: no variable taken away, added or replaced."""
+        return set(ds.variables) == set(self._variables) and all(
+            ds.variables[name] is variable for name, variable in self._variables.items()
+        )
+
+    def commit(self, attrs: dict[str, Any]) -> None:
+        """Make the revision exist, with these attributes."""
+        zarr.open_group(self._store, path=self.group, mode="r+").attrs.put(attrs)
+        self._store.commit()
+        self.committed = True
+        _open_drafts.pop((self.location, self.group), None)
+
+    def discard(self) -> None:
+        """Delete what was written."""
+        _open_drafts.pop((self.location, self.group), None)
+        delete_dir(self.location, self.group)
+
+
+_open_drafts: dict[tuple[str, str], Draft] = {}
+
+
+def draft_of(ds: xr.Dataset, location: Location) -> Draft | None:
+    """Return the draft in the store at ``location`` that holds ``ds``, if there is one."""
+    draft = _open_drafts.get((location_text(location), str(ds.encoding.get("group"))))
+    return draft if draft is not None and draft.holds(ds) else None
+
+
+@atexit.register
+def _discard_open_drafts() -> None:
+    for draft in list(_open_drafts.values()):
+        draft.discard()
+
+
+def revision_numbers(location: Location, step: str) -> dict[str, list[int]]:
+    """Return the numbers that exist for each run of a step, rising, committed or not."""
+    found: dict[str, list[int]] = {}
+    for name in list_dir(location, f"{RESULTS_GROUP}/{step}"):
+        match = REVISION_NAME.fullmatch(name)
+        if match:
+            found.setdefault(match["run"], []).append(int(match["number"]))
+    return {run: sorted(numbers) for run, numbers in found.items()}
+
+
+def _claim(location: str, step: str, run: str) -> int:
+    """Take the next free number of a run. Of two that try at once one gets it: the claim is put only if absent."""
+    number = max(revision_numbers(location, step).get(run, [0]))
+    store = zarr_store(location)
+    prototype = default_buffer_prototype()
+    mine = uuid.uuid4().bytes
+    while True:
+        number += 1
+        # Below the prefix of an array that stands: a loose file among groups makes Zarr warn.
+        key = f"{_CLAIMS}/{step}/{run}.r{number}"
+        sync(store.set_if_not_exists(key, prototype.buffer.from_bytes(mine)))
+        holder = sync(store.get(key, prototype))
+        if holder is not None and holder.to_bytes() == mine:
+            return number
+
+
+def _regular_chunks(variable: xr.Variable) -> dict[Any, int]:
+    """Squares of pixels, one layer each, for maps; whole otherwise."""
+    if Y not in variable.dims or variable.ndim < 2:
+        return {dim: -1 for dim in variable.dims}
+    return {dim: min(size, _MAP_CHUNK) if dim in (Y, X) else 1 for dim, size in variable.sizes.items()}
+
+
+def _encoding(variable: xr.Variable) -> dict[str, Any]:
+    if variable.chunks is not None:
+        return {"chunks": tuple(sizes[0] for sizes in variable.chunks)}
+    if Y not in variable.dims or variable.ndim < 2:
+        return {}
+    return {"chunks": tuple(_regular_chunks(variable).values())}

@@ -1,0 +1,58 @@
+"""Where a map and its results come from: versions, history, and the fingerprint that tells fresh from stale."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from eds_chunked import schema
+
+_PACKAGES = ("eds-chunked", "numpy", "xarray", "zarr", "dask", "numba", "scikit-learn", "scikit-image")
+
+CALIBRATION_ATTRS = (
+    schema.TITLE,
+    schema.SIGNAL_TYPE,
+    schema.BEAM_ENERGY,
+    schema.ELEMENTS,
+    schema.PIXEL_SIZE,
+    schema.LIVE_TIME,
+    schema.REAL_TIME,
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of those that decide numbers."""
+    return {name: version(name) for name in _PACKAGES}
+
+
+def now() -> str:
+    """The time, as text with the zone."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def event(what: str, **parameters: Any) -> dict[str, Any]:
+    """One line of a history: what was done, when, with what."""
+    return {"what": what, "when": now(), "parameters": parameters, "versions": versions()}
+
+
+def fingerprint(ds: xr.Dataset) -> str:
+    """Return a digest of the survey, the coordinates and the calibration of a map.
+
+    Two maps with the same fingerprint hold the same counts in every channel sum and every pixel sum, on the same axes.
+    """
+    digest = hashlib.sha256()
+    for name in (schema.SUM_SPECTRUM, schema.MAX_SPECTRUM, schema.TOTAL_COUNTS, schema.Y, schema.X, schema.ENERGY):
+        values = np.ascontiguousarray(ds[name].values)
+        digest.update(f"{name}{values.shape}".encode())
+        # As text where the stored dtype may vary with the library, as 64 bits where the value counts.
+        digest.update(values.astype(np.uint64 if values.dtype.kind == "u" else np.float64).tobytes())
+    calibration = {name: ds.attrs.get(name) for name in CALIBRATION_ATTRS}
+    units = {axis: ds[axis].attrs.get("units") for axis in (schema.Y, schema.X, schema.ENERGY)}
+    digest.update(json.dumps([calibration, units], sort_keys=True, default=list).encode())
+    return digest.hexdigest()

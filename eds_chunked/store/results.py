@@ -1,0 +1,199 @@
+"""Results in a store: saved as immutable revisions, found again by name, fresh or stale."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import xarray as xr
+import zarr
+
+from eds_chunked import schema
+from eds_chunked.errors import MissingResultError, ParameterError, StaleResultError
+from eds_chunked.store.backend import Location, exists, location_text, zarr_store
+from eds_chunked.store.drafts import Draft, draft_of, revision_numbers
+from eds_chunked.store.layout import group_document, revision_group
+from eds_chunked.store.opening import check_store, open_map
+from eds_chunked.store.provenance import now, versions
+
+_ADDRESS = re.compile(r"(?P<step>[a-z]+)(/(?P<run>[a-z][a-z0-9_-]*?)(\.r(?P<number>[0-9]+))?)?")
+
+DEFAULT_RUN = "main"
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A committed revision of a run."""
+
+    step: str
+    run: str
+    number: int
+    attrs: dict[str, Any]
+
+    @property
+    def address(self) -> str:
+        """How it is called: ``nmf/k4.r2``."""
+        return f"{self.step}/{self.run}.r{self.number}"
+
+
+def revisions(store: Location) -> list[Revision]:
+    """Return all committed revisions, in the order of the steps and then of time."""
+    check_store(store)
+    found = []
+    for step in schema.STEPS:
+        for run, numbers in revision_numbers(store, step).items():
+            found += [revision for number in numbers if (revision := _committed(store, step, run, number))]
+    return sorted(found, key=lambda r: (schema.STEPS.index(r.step), r.attrs[schema.CREATED], r.number))
+
+
+def _committed(store: Location, step: str, run: str, number: int) -> Revision | None:
+    group = revision_group(step, run, number)
+    if not exists(store, group_document(group)):
+        return None
+    attrs = zarr.open_group(zarr_store(store, read_only=True), path=group, mode="r").attrs.asdict()
+    return Revision(step, run, number, attrs)
+
+
+def newest(store: Location, address: str) -> Revision:
+    """Return the revision at ``nmf`` (the last one made), ``nmf/k4`` (the newest of a run) or ``nmf/k4.r2``."""
+    match = _ADDRESS.fullmatch(address)
+    if match is None or match["step"] not in schema.STEPS:
+        raise ParameterError(
+            "result", found=repr(address), expected=f"STEP, STEP/RUN or STEP/RUN.rN with STEP of {', '.join(schema.STEPS)}",
+            fix="eds-chunked info STORE lists what there is",
+        )  # fmt: skip
+    number = int(match["number"]) if match["number"] else None
+    fitting = [
+        revision
+        for revision in revisions(store)
+        if revision.step == match["step"] and match["run"] in (None, revision.run) and number in (None, revision.number)
+    ]
+    if not fitting:
+        text = location_text(store)
+        raise MissingResultError(
+            f"result {address} in {text}",
+            found=", ".join(r.address for r in revisions(store)) or "no results",
+            expected=f"a saved {match['step']}",
+            fix=f"eds-chunked {match['step']} {text}",
+        )
+    return fitting[-1]
+
+
+def load(store: Location, address: str) -> xr.Dataset:
+    """Open a saved result, lazily.
+
+    Parameters
+    ----------
+    store
+        Path or URL of the store.
+    address
+        ``"nmf"`` for the last one made, ``"nmf/k4"`` for the newest revision of a run, ``"nmf/k4.r2"`` for one.
+
+    Raises
+    ------
+    MissingResultError
+        There is no such result; the message lists what there is.
+    """
+    revision = newest(store, address)
+    group = revision_group(revision.step, revision.run, revision.number)
+    ds = xr.open_zarr(zarr_store(store, read_only=True), group=group, chunks={}, consolidated=False)
+    ds.encoding["source"] = location_text(store)
+    return ds
+
+
+def why_stale(store: Location, revision: Revision, all_revisions: list[Revision] | None = None) -> str | None:
+    """Tell why a result no longer fits the map or its parent, or None if it is fresh."""
+    known = revisions(store) if all_revisions is None else all_revisions
+    if revision.attrs.get(schema.FINGERPRINT) != open_map(store).attrs[schema.FINGERPRINT]:
+        return "the map was converted or calibrated again since"
+    parent = revision.attrs.get(schema.PARENT)
+    if parent is None:
+        return None
+    same_run = [r for r in known if parent.rsplit(".r", 1)[0] == f"{r.step}/{r.run}"]
+    if not same_run or same_run[-1].address != parent:
+        return f"its parent {parent} was made again since" if same_run else f"its parent {parent} is not in the store"
+    reason = why_stale(store, same_run[-1], known)
+    return reason and f"its parent {parent} is stale: {reason}"
+
+
+def load_fresh(store: Location, address: str) -> xr.Dataset:
+    """Open a saved result for the step that builds on it; raise StaleResultError if it no longer fits the map."""
+    revision = newest(store, address)
+    reason = why_stale(store, revision)
+    if reason is not None:
+        text = location_text(store)
+        raise StaleResultError(
+            f"result {revision.address} in {text}",
+            found=f"a stale one ({reason})",
+            expected="one of the map as it is now",
+            fix=f"eds-chunked {revision.step} {text} --name {revision.run}",
+        )
+    return load(store, revision.address)
+
+
+def address_of(result: xr.Dataset) -> str | None:
+    """Return the address of a result that is in a store, or is being written to one."""
+    attrs = result.attrs
+    if not {schema.STEP, schema.RUN, schema.REVISION} <= attrs.keys():
+        return None
+    return f"{attrs[schema.STEP]}/{attrs[schema.RUN]}.r{attrs[schema.REVISION]}"
+
+
+def save(result: xr.Dataset, store: Location, *, name: str | None = None) -> str:
+    """Save a result of :func:`pca`, :func:`nmf` and the steps after them as a new revision; computes what is lazy.
+
+    Parameters
+    ----------
+    result
+        What the step returned.
+    store
+        Path or URL of the store with the map.
+    name
+        Name of the run; the default is the one that the step gave (``main``, or ``k4`` for four NMF components).
+
+    Returns
+    -------
+    The address of the new revision, such as ``"nmf/k4.r1"``. Earlier revisions stay.
+
+    Raises
+    ------
+    StaleResultError
+        The result was made from another map than the one in the store.
+    """
+    check_store(store)
+    step = result.attrs.get(schema.STEP)
+    if step not in schema.STEPS:
+        raise ParameterError(
+            "result",
+            found=f"a Dataset of step {step!r}",
+            expected="the result of a step",
+            fix="save what pca, nmf, ... return",
+        )
+    _check_same_map(result, store)
+    run = schema.check_run_name(name or result.attrs.get(schema.RUN) or DEFAULT_RUN)
+    draft = draft_of(result, store)
+    if draft is None or draft.run != run or draft.step != step:
+        draft = Draft(store, step, run)
+        draft.copy(result)
+    draft.commit(
+        result.attrs
+        | {
+            schema.RUN: run,
+            schema.REVISION: draft.number,
+            schema.CREATED: now(),
+            schema.VERSIONS: versions(),
+        }
+    )
+    return f"{step}/{run}.r{draft.number}"
+
+
+def _check_same_map(result: xr.Dataset, store: Location) -> None:
+    made_from = result.attrs.get(schema.FINGERPRINT)
+    if made_from != open_map(store).attrs[schema.FINGERPRINT]:
+        raise StaleResultError(
+            f"{result.attrs[schema.STEP]} result",
+            found="a result of another map, or of this one before it was calibrated",
+            expected=f"a result of the map in {location_text(store)}",
+            fix=f"run the step on eds_chunked.open({location_text(store)!r})",
+        )

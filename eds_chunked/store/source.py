@@ -1,0 +1,60 @@
+"""The counts of a store as something that dask can slice: the array behind ``open``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import zarr
+
+from eds_chunked.errors import StoreError
+from eds_chunked.schema import COUNTS, MAP_GROUP
+from eds_chunked.store.backend import zarr_store
+
+
+@lru_cache(maxsize=32)
+def _array(location: str, path: str, version: str) -> zarr.Array[Any]:
+    # Opened once a process and version: opening reads a document, which costs more than a small tile.
+    return zarr.open_array(zarr_store(location, read_only=True), path=path, mode="r")
+
+
+@dataclass(frozen=True)
+class CountsSource:
+    """Counts (y, x, energy) in a Zarr array; small to send, opened where it is read.
+
+    ``version`` tells apart arrays that stood at one place one after the other.
+    """
+
+    location: str
+    path: str
+    version: str
+    shape: tuple[int, int, int]
+    tile: tuple[int, int, int]
+    dtype: np.dtype[Any]
+
+    @property
+    def ndim(self) -> int:
+        return 3
+
+    def __getitem__(self, key: Any) -> np.ndarray[Any, Any]:
+        try:
+            return np.asarray(_array(self.location, self.path, self.version)[key])
+        except (RuntimeError, ValueError, OSError) as error:
+            # Damage shows as whatever the codec raises; the place is what the user needs.
+            raise StoreError(
+                f"tile {key} of {self.path} in {self.location}",
+                found=f"unreadable bytes ({error})",
+                expected="a whole tile",
+                fix="convert the source again with --overwrite",
+            ) from error
+
+
+def counts_source(location: str, version: str, path: str = f"{MAP_GROUP}/{COUNTS}") -> CountsSource:
+    """Return the source of the counts array at ``path`` of a store."""
+    array = _array(location, path, version)
+    height, width, n_channels = array.shape
+    return CountsSource(
+        location, path, version, (height, width, n_channels), tuple(array.chunks), np.dtype(array.dtype)
+    )

@@ -1,0 +1,227 @@
+"""The whole way from a microscope's file to phases, spectra and grain sizes, and each step of it on a store.
+
+A step reads from the store what the step before saved there, and saves its own result as a new revision.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from eds_chunked import memory as budget
+from eds_chunked import schema
+from eds_chunked.decomposition.advice import ComponentAdvice, advise_components
+from eds_chunked.decomposition.nonnegative import nmf
+from eds_chunked.decomposition.principal import pca
+from eds_chunked.errors import ParameterError
+from eds_chunked.grains.split import separate_grains
+from eds_chunked.grains.statistics import FewGrainsWarning, compare_phases
+from eds_chunked.phases.modal import modal_table
+from eds_chunked.phases.segment import segment_phases
+from eds_chunked.phases.sums import phase_spectra
+from eds_chunked.readers.base import Reader
+from eds_chunked.report.assemble import write_pictures, write_report, write_tables
+from eds_chunked.store.backend import Location, location_text
+from eds_chunked.store.calibration import calibrate
+from eds_chunked.store.conversion import convert
+from eds_chunked.store.opening import open_map
+from eds_chunked.store.results import load_fresh, save
+
+Window = tuple[float, float]
+
+LOWEST_ENERGY = 0.2
+"""keV. Below lie the zero (strobe) peak and electronic noise, which are the same in every mineral."""
+
+
+def analysis_window(ds: xr.Dataset, energy: Window | None = None) -> xr.Dataset:
+    """Select the channels to analyse: ``energy`` in keV, or from 0.2 keV to the beam energy where that is known.
+
+    Raises
+    ------
+    ParameterError
+        The window is empty or lies outside the axis.
+    """
+    axis = ds[schema.ENERGY]
+    if energy is None:
+        if axis.attrs.get("units") != schema.KEV:
+            return ds
+        energy = (LOWEST_ENERGY, float(ds.attrs.get(schema.BEAM_ENERGY) or np.inf))
+    low, high = energy
+    selected = ds.sel({schema.ENERGY: slice(low, high)})
+    if selected.sizes[schema.ENERGY] == 0:
+        raise ParameterError(
+            "energy window",
+            found=f"{low:g} to {high:g}",
+            expected=f"a part of {float(axis[0]):.4g} to {float(axis[-1]):.4g} {axis.attrs.get('units', '')}",
+            fix="--energy 0.2:12",
+        )
+    return selected
+
+
+def pca_step(
+    store: Location, *, energy: Window | None = None, n_components: int = 20, memory: str | None = None, **options: Any
+) -> str:
+    """Run PCA on the map of a store and save it; returns the address of the result."""
+    ds = analysis_window(open_map(store), energy)
+    return save(pca(ds, n_components=n_components, memory=memory, **options), store)
+
+
+def nmf_step(
+    store: Location,
+    *,
+    energy: Window | None = None,
+    n_components: int | None = None,
+    memory: str | None = None,
+    **options: Any,
+) -> str:
+    """Run NMF on the map of a store and save it; without ``n_components`` the saved PCA advises them."""
+    if n_components is None:
+        n_components = advise_components(load_fresh(store, schema.PCA)).n_components
+    ds = analysis_window(open_map(store), energy)
+    return save(nmf(ds, n_components=n_components, memory=memory, **options), store)
+
+
+def phases_step(store: Location, *, source: str = schema.NMF, name: str | None = None, **options: Any) -> str:
+    """Segment the phases of a saved NMF and save them."""
+    return save(segment_phases(load_fresh(store, source), **options), store, name=name)
+
+
+def spectra_step(
+    store: Location, *, source: str = schema.PHASES, name: str | None = None, memory: str | None = None, **options: Any
+) -> str:
+    """Sum the spectra of saved phases, over all channels of the map, and save them."""
+    spectra = phase_spectra(open_map(store), phases=load_fresh(store, source), memory=memory, **options)
+    return save(spectra, store, name=name)
+
+
+def grains_step(store: Location, *, source: str = schema.PHASES, name: str | None = None, **options: Any) -> str:
+    """Separate the grains of saved phases and save them."""
+    return save(separate_grains(load_fresh(store, source), **options), store, name=name)
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What :func:`run` made."""
+
+    store: str
+    folder: Path
+    report: Path
+    advice: ComponentAdvice | None
+    addresses: tuple[str, ...]
+    modal: pd.DataFrame
+    grain_sizes: pd.DataFrame
+    files: tuple[Path, ...]
+    seconds: dict[str, float] = field(repr=False)
+    peak_bytes: int = 0
+
+
+def run(
+    source: Location | Reader,
+    store: Location,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    pick: str | int | None = None,
+    calibration: Mapping[str, Any] | None = None,
+    energy: Window | None = None,
+    n_components: int = 20,
+    n_phases: int | None = None,
+    min_size: int = 100,
+    memory: str | None = None,
+    overwrite: bool = False,
+) -> RunSummary:
+    """Take a map through the whole workflow; computes.
+
+    Convert, calibrate, PCA, number of components, NMF, phases, phase spectra, grains, grain sizes, figures, report.
+    Every result is saved in the store, so each step can be run again alone with other parameters.
+
+    Parameters
+    ----------
+    source
+        The microscope's file, or a reader.
+    store
+        Path or URL of the Zarr store to make.
+    folder
+        Where pictures and tables go; default: beside the store, ``<store>-results``.
+    pick
+        The spectrum image, for files with several.
+    calibration
+        Arguments of :func:`eds_chunked.calibrate`, to correct what the file says.
+    energy
+        Window of the analysis in keV; default: 0.2 keV to the beam energy.
+    n_components
+        Principal components to keep; fewer where the map cannot have as many.
+    n_phases
+        Number of phases (NMF components); default: as the PCA advises.
+    min_size
+        Pixels that an object or a hole needs to stay.
+    memory
+        Budget for the resident memory of the whole process, such as ``"1GB"``.
+    overwrite
+        Replace an existing store.
+
+    Returns
+    -------
+    RunSummary
+    """
+    text = location_text(store)
+    target = Path(folder) if folder is not None else Path(text).with_suffix("").with_name(f"{Path(text).stem}-results")
+    clock = _Clock()
+    budget.return_freed_memory_to_the_system()
+    ds = convert(source, store, pick=pick, memory=memory, overwrite=overwrite)
+    clock.lap("convert")
+    if calibration:
+        ds = calibrate(store, **calibration)
+        clock.lap("calibrate")
+    window = analysis_window(ds, energy)
+    most = min(window.sizes[schema.ENERGY], window.sizes[schema.Y] * window.sizes[schema.X])
+    addresses = [pca_step(store, energy=energy, n_components=min(n_components, most), memory=memory)]
+    clock.lap("pca")
+    advice = advise_components(load_fresh(store, schema.PCA)) if n_phases is None else None
+    addresses.append(nmf_step(store, energy=energy, n_components=n_phases or advice.n_components, memory=memory))
+    clock.lap("nmf")
+    addresses.append(phases_step(store, source=addresses[-1], min_size=min_size))
+    clock.lap("phases")
+    phases = addresses[-1]
+    addresses.append(spectra_step(store, source=phases, memory=memory))
+    clock.lap("spectra")
+    addresses.append(grains_step(store, source=phases, min_size=min_size))
+    clock.lap("grains")
+    with warnings.catch_warnings():
+        # The report says it, for every phase, in its list of warnings.
+        warnings.simplefilter("ignore", FewGrainsWarning)
+        files = write_tables(store, target) + write_pictures(store, target)
+        clock.lap("figures")
+        report = write_report(store, target / "report.html")
+        clock.lap("report")
+        sizes = compare_phases(load_fresh(store, addresses[-1]))
+    return RunSummary(
+        store=text,
+        folder=target,
+        report=report,
+        advice=advice,
+        addresses=tuple(addresses),
+        modal=modal_table(load_fresh(store, phases)),
+        grain_sizes=sizes,
+        files=tuple(files),
+        seconds=clock.laps,
+        peak_bytes=budget.peak_resident(),
+    )
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = perf_counter()
+        self.laps[name], self._last = now - self._last, now
