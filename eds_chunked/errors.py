@@ -1,7 +1,7 @@
 """The errors that a user can meet.
 
 Every error says four things in one line: what it is about, what was found, what was expected and what to do.
-Each class also is the builtin that a caller would guess, so ``except ValueError`` and ``except FileNotFoundError`` work.
+Each class also is the builtin that a caller would guess, so ``except ValueError`` or ``FileNotFoundError`` works.
 """
 
 from __future__ import annotations

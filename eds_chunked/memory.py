@@ -1,8 +1,8 @@
 """Memory as arithmetic: sizes, what this machine has, and how much of a budget a step may use.
 
-A budget bounds the resident memory (RSS) of the whole process, interpreter and libraries included. A step states what it
-needs before it reads a count (:class:`Need`), :func:`plan` turns that into a number of workers or refuses, naming the
-smallest budget that works.
+A budget bounds the resident memory (RSS) of the whole process, interpreter and libraries included. A step states what
+it needs before it reads a count (:class:`Need`), :func:`plan` turns that into a number of workers or refuses, naming
+the smallest budget that works.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ def require(ds: xr.Dataset, *names: str) -> None:
                 f"variable {name!r}",
                 found=f"dimensions {found}",
                 expected=f"{expected}",
-                fix=f"ds[{name!r}].transpose({', '.join(map(repr, expected))}), and keep every dimension when you index",
+                fix=f"ds.transpose({', '.join(map(repr, expected))}, ...), and keep every dimension when you index",
             )
 
 

@@ -185,8 +185,11 @@ def run(
     most = min(window.sizes[schema.ENERGY], window.sizes[schema.Y] * window.sizes[schema.X])
     addresses = [pca_step(store, energy=energy, n_components=min(n_components, most), memory=memory)]
     clock.lap("pca")
-    advice = advise_components(load_fresh(store, schema.PCA)) if n_phases is None else None
-    addresses.append(nmf_step(store, energy=energy, n_components=n_phases or advice.n_components, memory=memory))
+    advice = None
+    if n_phases is None:
+        advice = advise_components(load_fresh(store, schema.PCA))
+        n_phases = advice.n_components
+    addresses.append(nmf_step(store, energy=energy, n_components=n_phases, memory=memory))
     clock.lap("nmf")
     addresses.append(phases_step(store, source=addresses[-1], min_size=min_size))
     clock.lap("phases")

@@ -39,7 +39,8 @@ class ComponentAdvice:
         caution = " The last one is borderline: compare one component fewer." if self.borderline else ""
         return (
             f"{self.n_components} components rise above the counting noise: number {self.n_components} has "
-            f"{self.last_ratio:.2f} times the largest eigenvalue that noise alone gives, the next {self.next_ratio:.2f}.{caution} "
+            f"{self.last_ratio:.2f} times the largest eigenvalue that noise alone gives, the next "
+            f"{self.next_ratio:.2f}.{caution} "
             "A phase of a few dozen pixels does not show here: look at the maximum-pixel spectrum."
         )
 

@@ -54,20 +54,24 @@ def fit_exact(blocks: Blocks, n_components: int, noise: str | None, how: Plan) -
     last = blocks.n_channels - 1
     largest, vectors = linalg.eigh(gram, subset_by_index=(last - n_components + 1, last), check_finite=False)
     eigenvalues = linalg.eigvalsh(gram, overwrite_a=True, check_finite=False)[::-1]
-    vectors = fix_signs(vectors[:, ::-1])
+    # What rounding leaves below zero is zero.
+    largest = np.maximum(largest[::-1], 0)
+    vectors = fix_signs(vectors[:, ::-1], root)
     return PrincipalFit(
         factors=(vectors * root[:, None]).T,
         projector=vectors / root[:, None],
-        explained_variance=largest[::-1] / blocks.n_pixels,
-        explained_variance_ratio=largest[::-1] / total_variance,
-        # What rounding leaves below zero is zero.
+        explained_variance=largest / blocks.n_pixels,
+        explained_variance_ratio=largest / total_variance,
         eigenvalues=np.maximum(eigenvalues, 0) / blocks.n_pixels,
         noise_ratio=ratios,
     )
 
 
-def fix_signs(vectors: Array) -> Array:
-    """Return vectors (channels, components) with the entry of largest magnitude positive in each."""
-    largest = np.abs(vectors).argmax(axis=0)
+def fix_signs(vectors: Array, root: Array) -> Array:
+    """Return vectors (channels, components) such that the entry of largest magnitude of a factor is positive.
+
+    The factors are in counts, ``vectors * root``; their largest entry is often another than that of the vector.
+    """
+    largest = np.abs(vectors * root[:, None]).argmax(axis=0)
     signs = np.sign(vectors[largest, np.arange(vectors.shape[1])])
     return np.asarray(vectors * signs)

@@ -24,8 +24,9 @@ PIXEL_FLOOR = 3
 class GramSums(NamedTuple):
     """Sums over pixels: additive, so lanes join by adding.
 
-    ``gram`` is the upper triangle of X' diag(w) X, ``channel`` the counts of each channel. Of the pixels under the floor
-    ``faint`` is the same matrix (sparse) and ``faint_channel`` the counts; ``weighted`` sums X_ij / a_i over the others.
+    ``gram`` is the upper triangle of X' diag(w) X, ``channel`` the counts of each channel. Of the pixels under the
+    floor ``faint`` is the same matrix (sparse, whole) and ``faint_channel`` the counts; ``weighted`` sums X_ij / a_i
+    over the others.
     """
 
     gram: Array

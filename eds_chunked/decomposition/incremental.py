@@ -54,14 +54,16 @@ def fit_incremental(blocks: Blocks, n_components: int, noise: str | None, how: P
     root = np.sqrt(nonzero_or_one(sums)) if noise == POISSON else np.ones(blocks.n_channels)
     estimator = IncrementalPCA(n_components=n_components)
     for batch in batches(stream(blocks, plan=how), batch_size(n_components)):
-        estimator.partial_fit(_scaled(batch, root, noise), check_input=False)
-    vectors = fix_signs(estimator.components_.T)
+        # A first batch of dead pixels has no variance, and one pixel has no spread: scikit-learn's ratios are 0 / 0.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            estimator.partial_fit(_scaled(batch, root, noise), check_input=False)
+    vectors = fix_signs(estimator.components_.T, root)
     variance = estimator.singular_values_**2 / blocks.n_pixels
     return PrincipalFit(
         factors=(vectors * root[:, None]).T,
         projector=vectors / root[:, None],
         explained_variance=variance,
-        explained_variance_ratio=estimator.explained_variance_ratio_,
+        explained_variance_ratio=np.nan_to_num(estimator.explained_variance_ratio_),
         eigenvalues=variance,
         noise_ratio=None,
     )

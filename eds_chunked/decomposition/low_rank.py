@@ -15,8 +15,8 @@ from eds_chunked.store.layout import tile_shape
 def reconstruct(result: xr.Dataset, *, components: Sequence[int] | None = None) -> xr.DataArray:
     """Return the model loadings . factors of a PCA or NMF result; lazy, computes nothing.
 
-    Index it before you compute it: ``reconstruct(nmf).isel(y=3, x=5)`` is one spectrum, ``.sel(energy=slice(6.3, 6.5))``
-    an image series. The whole model is as large as the map in float32.
+    Index it before you compute it: ``reconstruct(nmf).isel(y=3, x=5)`` is one spectrum and
+    ``.sel(energy=slice(6.3, 6.5))`` an image series. The whole model is as large as the map in float32.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def reconstruct(result: xr.Dataset, *, components: Sequence[int] | None = None) 
     part = result.sel({schema.COMPONENT: chosen})
     side_y, side_x, _ = tile_shape(part.sizes[schema.ENERGY])
     loadings = da.asarray(part[schema.LOADINGS].data).rechunk((-1, side_y, side_x))
-    factors = da.from_array(part[schema.FACTORS].values.astype(loadings.dtype), chunks=-1)
+    factors = da.asarray(part[schema.FACTORS].data).astype(loadings.dtype).rechunk(-1)
     model = da.einsum("kyx,ke->yxe", loadings, factors)
     coords = {axis: result[axis] for axis in (schema.Y, schema.X, schema.ENERGY) if axis in result.coords}
     return xr.DataArray(

@@ -107,7 +107,7 @@ def fit_minibatch(sample: ScaledSample, n_components: int, *, max_epochs: int, s
 
 
 def _unexplained(rows: Any, factors: Array) -> tuple[float, Array]:
-    """Share of the rows' sum of squares that the best non-negative fit leaves, and the sum of each factor's loadings."""
+    """Return the share of the rows' squares that the best non-negative fit leaves, and each factor's total loading."""
     factors = np.asarray(factors, np.float64)
     gram = factors @ factors.T
     target = np.asarray(rows @ factors.T, np.float64)

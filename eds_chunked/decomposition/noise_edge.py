@@ -18,7 +18,7 @@ _TRACY_WIDOM_99 = 2.02
 
 
 def noise_edge(n_pixels: int, n_channels: int) -> float:
-    """Largest eigenvalue that noise alone gives in 99 of 100 maps, for unit noise summed over pixels and divided by them.
+    """Return the largest eigenvalue that noise alone gives in 99 of 100 maps, for unit noise averaged over pixels.
 
     Parameters
     ----------

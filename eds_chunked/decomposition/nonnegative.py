@@ -127,7 +127,7 @@ def nmf(
 
 @dataclass(frozen=True)
 class _NonnegativeFit:
-    """Non-negative least squares of the scaled counts; the weight of a pixel as a whole does not change its loadings."""
+    """Non-negative least squares of the scaled counts; the scale of a pixel as a whole does not change its loadings."""
 
     factors: Array
     root: Array

@@ -84,10 +84,10 @@ def pca(
     schema.check_run_name(name)
     blocks = blocks_of(ds)
     check_n_components(n_components, blocks)
-    solver, how = _choose(solver, blocks, n_components, memory)
-    fit = (fit_exact if solver == "gram" else fit_incremental)(blocks, n_components, noise, how)
+    chosen, how = _choose(solver, blocks, n_components, memory)
+    fit = (fit_exact if chosen == "gram" else fit_incremental)(blocks, n_components, noise, how)
 
-    parameters = {"n_components": n_components, "noise": noise, "solver": solver}
+    parameters = {"n_components": n_components, "noise": noise, "solver": chosen}
     result = template(ds, blocks, n_components, **{schema.PARAMETERS: parameters})
     result[schema.FACTORS] = variable(schema.FACTORS, fit.factors)
     result[schema.EXPLAINED_VARIANCE] = variable(schema.EXPLAINED_VARIANCE, fit.explained_variance)

@@ -1,8 +1,8 @@
 """The one door to the counts: a Dataset goes in, blocks of counts in CSR come out.
 
-Counts that are a selection of a store are read from it tile by tile; counts in memory are cut where they are. Anything
-else (``ds * 2``, ``ds.where(...)``, another library's lazy array) is computed once into a scratch store. So there is one
-way to read, the grid of blocks follows from the map alone, and the user's chunks cannot change an answer.
+Counts that are a selection of a store are read from it tile by tile; counts in memory are cut where they are.
+Anything else (``ds * 2``, ``ds.where(...)``, another library's lazy array) is computed once into a scratch store. So
+there is one way to read, the grid of blocks follows from the map alone, and the user's chunks cannot change an answer.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ class ArraySource:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.array.dtype
+        dtype: np.dtype[Any] = self.array.dtype
+        return dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.array.shape
+        return tuple(self.array.shape)
 
     def __getitem__(self, key: Any) -> np.ndarray[Any, Any]:
         part: np.ndarray[Any, Any] = self.array[key]

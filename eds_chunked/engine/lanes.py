@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import dask
 import zarr
@@ -36,8 +36,9 @@ def run_pass(blocks: Blocks, work: Work[T], join: Callable[[T, T], T], *, plan: 
     """
     lanes = blocks.lanes()
     ticker = next(_ticker_ids)
-    lane_task = dask.delayed(_run_lane, pure=False, traverse=False)
-    join_task = dask.delayed(join, pure=False, traverse=False)
+    delayed: Any = dask.delayed
+    lane_task = delayed(_run_lane, pure=False, traverse=False)
+    join_task = delayed(join, pure=False, traverse=False)
     with progress.step(plan.need.what, blocks.n_pixels) as done, zarr.config.set(_zarr_limits(plan.workers)):
         _tickers[ticker] = done
         try:

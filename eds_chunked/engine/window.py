@@ -1,15 +1,15 @@
 """From a user's dask array back to a window on a store.
 
-``ds.isel``, ``ds.sel`` and ``ds.chunk`` build dask graphs of their own. The engine does not run them: it runs the graph
-once on :class:`Window` objects, which can only be sliced and joined with a neighbour. If one window comes out, the graph
-was no more than a selection, and the engine reads the store itself, tile by tile.
+``ds.isel``, ``ds.sel`` and ``ds.chunk`` build dask graphs of their own. The engine does not run them: it runs the
+graph once on :class:`Window` objects, which can only be sliced and joined with a neighbour. If one window comes out,
+the graph was no more than a selection, and the engine reads the store itself, tile by tile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import dask
@@ -54,7 +54,7 @@ class Window:
         for axis, k in enumerate(key):
             first, last, _ = k.indices(self.shape[axis])
             start[axis], stop[axis] = self.start[axis] + first, self.start[axis] + max(first, last)
-        return replace(self, start=tuple(start), stop=tuple(stop))
+        return Window(self.source, (start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray[Any, Any]:
         raise NotAWindowError
@@ -72,7 +72,7 @@ class Window:
 
 def join(parts: Sequence[Any], axis: int) -> Window:
     """Join windows that lie one after the other along ``axis``."""
-    for left, right in zip(parts, parts[1:], strict=False):
+    for left, right in pairwise(parts):
         continues = isinstance(left, Window) and isinstance(right, Window) and left.source == right.source
         if not continues or any(
             right.start[i] != (left.stop[i] if i == axis else left.start[i])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 from eds_chunked.figures.style import DOUBLE, INK, map_title, new_figure, phase_colour, styled
 from eds_chunked.figures.xray_lines import label_lines
@@ -151,4 +152,5 @@ def _draw_log(
     if fill is not None:
         axes.fill_between(energy, bottom, shown, step="mid", color=fill, linewidth=0)
     axes.plot(energy, shown, color=INK, drawstyle="steps-mid", linewidth=0.5 if fill else 0.7)
-    axes.set_ylim(bottom, max(2 * top, 10 * bottom))
+    axes.set_ylim(bottom, max(2 * top, 20 * bottom))
+    axes.yaxis.set_minor_formatter(NullFormatter())

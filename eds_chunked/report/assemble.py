@@ -15,12 +15,15 @@ from eds_chunked import figures, progress, schema
 from eds_chunked.decomposition.advice import advise_components
 from eds_chunked.errors import MissingResultError, ParameterError
 from eds_chunked.grains.files import write_grain_files
-from eds_chunked.grains.statistics import FEWEST_GRAINS, compare_phases, grain_size_statistics
-from eds_chunked.phases.modal import modal_table
+from eds_chunked.grains.statistics import ENOUGH_GRAINS, FEWEST_GRAINS, compare_phases, grain_size_statistics
+from eds_chunked.phases.modal import MIXED_ROW, UNASSIGNED_ROW, modal_table
 from eds_chunked.report.page import render
 from eds_chunked.store.backend import Location, location_text
 from eds_chunked.store.opening import open_map
 from eds_chunked.store.results import load, newest, revisions, why_stale
+
+MUCH_LEFT_OVER = 5.0
+"""Per cent of the area that may be unassigned or mixed without a warning."""
 
 
 class Picture(NamedTuple):
@@ -75,7 +78,9 @@ def pictures(store: Location) -> Iterator[Picture]:
         )
     if phases is not None:
         source = load(store, phases.attrs[schema.PARENT]) if schema.PARENT in phases.attrs else nmf
-        for number in phases[schema.PHASE].values if source is not None else ():
+        numbers = [] if source is None else [int(number) for number in phases[schema.PHASE].values]
+        for number in numbers:
+            assert source is not None
             yield Picture(
                 f"threshold_{number}",
                 f"Component {number}: histogram with threshold, mask before and after cleaning",
@@ -83,7 +88,10 @@ def pictures(store: Location) -> Iterator[Picture]:
                 figures.draw_threshold(source, phases, component=int(number)),
             )
         yield Picture(
-            "phase_map", "Phases (exclusive)", "Map of the phases with their area shares", figures.draw_phase_map(phases)
+            "phase_map",
+            "Phases (exclusive)",
+            "Map of the phases with their area shares",
+            figures.draw_phase_map(phases),
         )
     if spectra is not None:
         yield Picture(
@@ -139,7 +147,7 @@ def write_pictures(store: Location, folder: str | os.PathLike[str]) -> list[Path
 
 
 def write_tables(store: Location, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write every table that the store has results for into ``folder``: CSV, and the diameters of each phase as text."""
+    """Write every table that the store has results for into ``folder``: CSV, and the diameters of each phase."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     written = []
@@ -227,12 +235,15 @@ def _warnings(store: Location) -> list[str]:
             found.append(f"{revision.address} is stale: {reason}.")
     phases, grains = stored(store, schema.PHASES), stored(store, schema.GRAINS)
     if phases is not None:
-        for row in modal_table(phases).itertuples():
-            if row.phase in ("unassigned", "mixed") and row.area_percent > 5:
-                found.append(f"{row.area_percent:.1f} % of the area is {row.phase}.")
+        modal = modal_table(phases)
+        for name, percent in zip(modal["phase"], modal["area_percent"], strict=True):
+            if name in (UNASSIGNED_ROW, MIXED_ROW) and float(percent) > MUCH_LEFT_OVER:
+                found.append(f"{float(percent):.1f} % of the area is {name}.")
     if grains is not None:
         sizes = compare_phases(grains)
-        for row in sizes.itertuples():
-            if row.n_used < 433:
-                found.append(f"Phase {row.phase}: {row.n_used} whole grains; averages are good to some per cent from 433.")
+        for phase, n_used in zip(sizes[schema.PHASE], sizes["n_used"], strict=True):
+            if int(n_used) < ENOUGH_GRAINS:
+                found.append(
+                    f"Phase {phase}: {n_used} whole grains; averages are good to some per cent from {ENOUGH_GRAINS}."
+                )
     return found

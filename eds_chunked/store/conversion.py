@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 import xarray as xr
 
@@ -71,7 +74,7 @@ def convert(
     -----
     Memory: rows are staged as CSR until a row of tiles is complete, so a dense band never exists.
     """
-    reader = source if hasattr(source, "bands") else open_source(source, pick=pick)
+    reader = open_source(Path(source), pick=pick) if isinstance(source, str | os.PathLike) else source
     header = reader.header
     _check_target(store, overwrite=overwrite)
     _check_shape(header)

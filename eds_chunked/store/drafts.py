@@ -76,7 +76,7 @@ class Draft:
 
     def open(self) -> xr.Dataset:
         """Return the result, lazy on what was written; it stays valid when the revision is committed."""
-        ds = xr.open_zarr(self._store, group=self.group, chunks={}, consolidated=False)
+        ds: xr.Dataset = xr.open_zarr(self._store, group=self.group, chunks={}, consolidated=False)
         self._variables = dict(ds.variables)
         ds.encoding["group"] = self.group
         ds.encoding["source"] = self.location
@@ -146,7 +146,7 @@ def _claim(location: str, step: str, run: str) -> int:
 def _regular_chunks(variable: xr.Variable) -> dict[Any, int]:
     """Squares of pixels, one layer each, for maps; whole otherwise."""
     if Y not in variable.dims or variable.ndim < 2:
-        return {dim: -1 for dim in variable.dims}
+        return dict.fromkeys(variable.dims, -1)
     return {dim: min(size, _MAP_CHUNK) if dim in (Y, X) else 1 for dim, size in variable.sizes.items()}
 
 

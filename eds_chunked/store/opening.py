@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dask.array as da
 import xarray as xr
 import zarr
-from zarr.core.sync import sync
 
 from eds_chunked import schema
 from eds_chunked.errors import StoreError, StoreNotFoundError
@@ -44,7 +45,7 @@ def check_store(location: Location) -> None:
             f"store {text}",
             found="something else",
             expected="an eds_chunked store",
-            fix=f"eds-chunked convert SOURCE STORE",
+            fix="eds-chunked convert SOURCE STORE",
         )
     version = zarr.open_group(zarr_store(location, read_only=True), mode="r").attrs.get(VERSION_ATTR)
     if version != FORMAT_VERSION:
@@ -78,7 +79,7 @@ def open_map(location: Location) -> xr.Dataset:
     """
     check_store(location)
     text = location_text(location)
-    ds = xr.open_zarr(
+    ds: xr.Dataset = xr.open_zarr(
         zarr_store(location, read_only=True),
         group=schema.MAP_GROUP,
         chunks=None,
@@ -96,18 +97,8 @@ def open_map(location: Location) -> xr.Dataset:
 def open_tree(location: Location) -> xr.DataTree:
     """Open everything in a store as a DataTree: the map, the images and all committed results, lazily."""
     check_store(location)
-    return xr.open_datatree(zarr_store(location, read_only=True), engine="zarr", consolidated=False, chunks={})
-
-
-def images(location: Location) -> list[xr.Dataset]:
-    """Open the electron images of a store."""
-    store = zarr_store(location, read_only=True)
-    numbers = sorted(int(name) for name in list_dir(location, schema.IMAGES_GROUP) if name.isdigit())
-    return [
-        xr.open_zarr(store, group=f"{schema.IMAGES_GROUP}/{number}", chunks=None, consolidated=False)
-        for number in numbers
-        if sync(store.exists(group_document(f"{schema.IMAGES_GROUP}/{number}")))
-    ]
+    store: Any = zarr_store(location, read_only=True)
+    return xr.open_datatree(store, engine="zarr", consolidated=False, chunks={})
 
 
 open = open_map  # its public name; within the package the builtin keeps its own

@@ -60,9 +60,11 @@ def newest(store: Location, address: str) -> Revision:
     match = _ADDRESS.fullmatch(address)
     if match is None or match["step"] not in schema.STEPS:
         raise ParameterError(
-            "result", found=repr(address), expected=f"STEP, STEP/RUN or STEP/RUN.rN with STEP of {', '.join(schema.STEPS)}",
+            "result",
+            found=repr(address),
+            expected=f"STEP, STEP/RUN or STEP/RUN.rN, STEP one of {' '.join(schema.STEPS)}",
             fix="eds-chunked info STORE lists what there is",
-        )  # fmt: skip
+        )
     number = int(match["number"]) if match["number"] else None
     fitting = [
         revision
@@ -97,7 +99,7 @@ def load(store: Location, address: str) -> xr.Dataset:
     """
     revision = newest(store, address)
     group = revision_group(revision.step, revision.run, revision.number)
-    ds = xr.open_zarr(zarr_store(store, read_only=True), group=group, chunks={}, consolidated=False)
+    ds: xr.Dataset = xr.open_zarr(zarr_store(store, read_only=True), group=group, chunks={}, consolidated=False)
     ds.encoding["source"] = location_text(store)
     return ds
 

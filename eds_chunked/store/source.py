@@ -55,6 +55,6 @@ def counts_source(location: str, version: str, path: str = f"{MAP_GROUP}/{COUNTS
     """Return the source of the counts array at ``path`` of a store."""
     array = _array(location, path, version)
     height, width, n_channels = array.shape
-    return CountsSource(
-        location, path, version, (height, width, n_channels), tuple(array.chunks), np.dtype(array.dtype)
-    )
+    side_y, side_x, depth = array.chunks
+    shape, tile = (height, width, n_channels), (side_y, side_x, depth)
+    return CountsSource(location, path, version, shape, tile, np.dtype(array.dtype))

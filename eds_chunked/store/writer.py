@@ -58,10 +58,12 @@ class MapWriter:
             compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
             fill_value=0,
             dimension_names=VARIABLES[COUNTS].dims,
-            attributes=attributes(COUNTS),
+            attributes={**attributes(COUNTS)},
         )
         key = group_document(_COUNTS_ARRAY)
-        sync(self.store.set(key, sync(draft.get(key, default_buffer_prototype()))))
+        document = sync(draft.get(key, default_buffer_prototype()))
+        assert document is not None
+        sync(self.store.set(key, document))
         return zarr.open_array(self.store, path=_COUNTS_ARRAY, mode="r+", config=_WRITE_ALL)
 
     @property

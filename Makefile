@@ -1,0 +1,39 @@
+# `make demo` and `make test` need nothing but Python 3.11 or later: they make their own environment in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.PHONY: help demo test test-long lint format clean
+
+help:
+	@echo "make demo       a synthetic rock through the whole workflow, into demo-output/"
+	@echo "make test       the test suite"
+	@echo "make test-long  the tests that take minutes, among them the full-size map"
+	@echo "make lint       ruff and mypy"
+	@echo "make clean      remove what the others made"
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test,lint]"
+	touch $@
+
+demo: $(READY)
+	$(BIN)/eds-chunked demo demo-output --overwrite
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-long: $(READY)
+	$(BIN)/python -m pytest -m long --timeout 3600
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo-output build dist *.egg-info
