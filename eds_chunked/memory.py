@@ -53,22 +53,23 @@ def resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _cgroup_free() -> int | None:
+def _cgroup_free(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Bytes that the tightest container limit above this process leaves, or None where there is none."""
     free = []
     try:
-        entries = Path("/proc/self/cgroup").read_text().splitlines()
+        entries = membership.read_text().splitlines()
     except OSError:
         return None
     for entry in entries:
         _, controllers, path = entry.split(":", 2)
         if controllers == "":
-            root, limit_name, used_name = Path("/sys/fs/cgroup"), "memory.max", "memory.current"
+            root, limit_name, used_name, cache_name = mount, "memory.max", "memory.current", "inactive_file"
         elif "memory" in controllers.split(","):
-            root, limit_name, used_name = (
-                Path("/sys/fs/cgroup/memory"),
+            root, limit_name, used_name, cache_name = (
+                mount / "memory",
                 "memory.limit_in_bytes",
                 "memory.usage_in_bytes",
+                "total_inactive_file",
             )
         else:
             continue
@@ -77,8 +78,11 @@ def _cgroup_free() -> int | None:
             try:
                 limit = (folder / limit_name).read_text().strip()
                 if limit != "max":
-                    free.append(int(limit) - int((folder / used_name).read_text()))
-            except (OSError, ValueError):
+                    # Files that were read count as used, but give way to whoever needs the memory.
+                    cache = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                    used = int((folder / used_name).read_text()) - int(cache[cache_name])
+                    free.append(int(limit) - used)
+            except (OSError, ValueError, KeyError):
                 pass  # A level without the files has no limit of its own.
             if folder == root or root not in folder.parents:
                 break
@@ -186,9 +190,8 @@ def release() -> None:
 
 def peak_resident() -> int:
     """Largest resident size that this process has had, in bytes; 0 where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    if sys.platform == "linux":
+        # Not getrusage: what it says of a process includes the process that started it.
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))  # Windows

@@ -42,6 +42,10 @@ LOWEST_ENERGY = 0.2
 """keV. Below lie the zero (strobe) peak and electronic noise, which are the same in every mineral."""
 
 
+MIN_SIZE = 100
+"""Pixels of the smallest object that is kept, on a map of at least a thousand times as many."""
+
+
 def analysis_window(ds: xr.Dataset, energy: Window | None = None) -> xr.Dataset:
     """Select the channels to analyse: ``energy`` in keV, or from 0.2 keV to the beam energy where that is known.
 
@@ -134,7 +138,7 @@ def run(
     energy: Window | None = None,
     n_components: int = 20,
     n_phases: int | None = None,
-    min_size: int = 100,
+    min_size: int | None = None,
     memory: str | None = None,
     overwrite: bool = False,
 ) -> RunSummary:
@@ -162,7 +166,7 @@ def run(
     n_phases
         Number of phases (NMF components); default: as the PCA advises.
     min_size
-        Pixels that an object or a hole needs to stay.
+        Pixels that an object, a hole or a grain needs to stay; default: 100, or a thousandth of a small map.
     memory
         Budget for the resident memory of the whole process, such as ``"1GB"``.
     overwrite
@@ -181,8 +185,9 @@ def run(
     if calibration:
         ds = calibrate(store, **calibration)
         clock.lap("calibrate")
-    window = analysis_window(ds, energy)
-    most = min(window.sizes[schema.ENERGY], window.sizes[schema.Y] * window.sizes[schema.X])
+    n_pixels = ds.sizes[schema.Y] * ds.sizes[schema.X]
+    min_size = min(MIN_SIZE, n_pixels // 1000) if min_size is None else min_size
+    most = min(analysis_window(ds, energy).sizes[schema.ENERGY], n_pixels)
     addresses = [pca_step(store, energy=energy, n_components=min(n_components, most), memory=memory)]
     clock.lap("pca")
     advice = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -218,6 +219,33 @@ def test_bands_need_a_row(tmp_path: Path) -> None:
     path = bcf_files.write(tmp_path / "a.bcf", [bcf_files.counts((1, 2, 3))])
     with pytest.raises(ParameterError, match="rows"):
         next(BrukerReader(path).bands(0))
+
+
+def test_a_pass_that_is_given_up_leaves_no_thread(tmp_path: Path) -> None:
+    path = bcf_files.write(tmp_path / "a.bcf", [bcf_files.counts((5, 7, 61))], packing="pulses16", block_size=50)
+    before = threading.active_count()
+    bands = BrukerReader(path).bands(1)
+    next(bands)
+    assert threading.active_count() == before + 1
+    bands.close()
+    assert threading.active_count() == before
+
+
+def test_passes_may_run_at_once(tmp_path: Path) -> None:
+    cube = bcf_files.counts((5, 7, 61))
+    reader = BrukerReader(bcf_files.write(tmp_path / "a.bcf", [cube], packing="mixed", block_size=50))
+    for one, other in zip(reader.bands(2), reader.bands(2), strict=True):
+        for ours, theirs in zip(one.counts, other.counts, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_projected_peak_covers_the_bands(tmp_path: Path) -> None:
+    cube = bcf_files.counts((64, 40, 300), density=0.3)
+    reader = BrukerReader(bcf_files.write(tmp_path / "a.bcf", [cube], block_size=0x80000))
+    (band,) = reader.bands(64)
+    assert isinstance(band.counts, Csr)
+    growth = reader.peak_bytes(64) - reader.peak_bytes(1)
+    assert sum(array.nbytes for array in band.counts[:3]) < growth < 40 * 64 * 300 * 6
 
 
 @given(st.binary(max_size=700))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import dask.array as da
+import numpy as np
 import xarray as xr
 
 from eds_chunked import schema
 from eds_chunked.errors import ParameterError
 from eds_chunked.store.layout import tile_shape
+
+Array = np.ndarray[Any, Any]
 
 
 def reconstruct(result: xr.Dataset, *, components: Sequence[int] | None = None) -> xr.DataArray:
@@ -53,7 +57,10 @@ def reconstruct(result: xr.Dataset, *, components: Sequence[int] | None = None) 
     side_y, side_x, _ = tile_shape(part.sizes[schema.ENERGY])
     loadings = da.asarray(part[schema.LOADINGS].data).rechunk((-1, side_y, side_x))
     factors = da.asarray(part[schema.FACTORS].data).astype(loadings.dtype).rechunk(-1)
-    model = da.einsum("kyx,ke->yxe", loadings, factors)
+    # Not da.einsum: it cuts what comes out to the size of what goes in, a hundred pieces a tile.
+    model = da.blockwise(
+        _product, "yxe", loadings, "kyx", factors, "ke", concatenate=True, meta=np.empty((0, 0, 0), loadings.dtype)
+    )
     coords = {axis: result[axis] for axis in (schema.Y, schema.X, schema.ENERGY) if axis in result.coords}
     return xr.DataArray(
         model,
@@ -62,3 +69,7 @@ def reconstruct(result: xr.Dataset, *, components: Sequence[int] | None = None) 
         name=schema.MODEL,
         attrs=schema.attributes(schema.MODEL),
     )
+
+
+def _product(loadings: Array, factors: Array) -> Array:
+    return np.tensordot(loadings, factors, axes=(0, 0))

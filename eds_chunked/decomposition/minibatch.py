@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 from scipy import sparse
 from sklearn.cluster import KMeans
 from sklearn.decomposition import MiniBatchNMF
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.extmath import randomized_svd
 
 from eds_chunked.decomposition.scaling import nonzero_or_one
+from eds_chunked.errors import ParameterError
 from eds_chunked.kernels.nnls import solve_nonnegative
 from eds_chunked.kernels.reduce import pixel_sums
 from eds_chunked.kernels.sparse import Csr, take_pixels
@@ -20,6 +23,7 @@ Array = np.ndarray[Any, Any]
 
 BATCH_SIZE = 4096
 _START_PIXELS = 32768
+_CLUSTERS_A_COMPONENT = 8
 _MEMORY_OF_AN_EPOCH = 0.7
 """Share of the past that an epoch keeps. Forgetting is per batch in scikit-learn; at 0.7 a batch, its default, an epoch
 would remember three batches."""
@@ -37,13 +41,16 @@ class ScaledSample:
     def n_pixels(self) -> int:
         return self.counts.n_pixels
 
+    def pixel_roots(self, counts: Csr) -> Array:
+        """Return sqrt(a_i) of pixels of the sample, by which their rows are divided."""
+        return np.sqrt(nonzero_or_one(pixel_sums(counts))) if self.poisson else np.ones(counts.n_pixels)
+
     def rows(self, first: int, last: int) -> Any:
         """Return pixels first to last as float32 CSR."""
         counts = take_pixels(self.counts, np.arange(first, min(last, self.n_pixels)))
         values = counts.value / self.root[counts.channel]
         lengths = np.diff(counts.indptr)
-        if self.poisson:
-            values /= np.repeat(np.sqrt(nonzero_or_one(pixel_sums(counts))), lengths)
+        values /= np.repeat(self.pixel_roots(counts), lengths)
         return sparse.csr_array(
             (values.astype(np.float32), counts.channel.astype(np.int32), counts.indptr.astype(np.int32)),
             shape=(len(lengths), counts.n_channels),
@@ -55,17 +62,49 @@ def start_factors(rows: Any, n_components: int, seed: int) -> tuple[Array, float
 
     Pixels are clustered by direction in the space of the first components, so that brightness does not count. The
     second value is the largest singular value of the rows.
+
+    References
+    ----------
+    Araujo et al. (2001), Chemometrics and Intelligent Laboratory Systems 57, 65: successive projections.
     """
+    lit = np.flatnonzero(np.diff(rows.indptr))
+    if len(lit) < n_components:
+        raise ParameterError(
+            "number of components",
+            found=n_components,
+            expected=f"at most {len(lit)}, the pixels with counts among those that the spectra are fitted to",
+            fix="choose fewer components, or a larger fit_pixels",
+        )
     _, singular, directions = randomized_svd(rows, n_components, n_iter=4, random_state=seed)
     scores = np.asarray(rows @ directions.T)
-    length = np.linalg.norm(scores, axis=1)
-    lit = np.flatnonzero(length > 0)
-    labels = KMeans(n_components, n_init=10, random_state=seed).fit_predict(scores[lit] / length[lit, None])
+    towards = scores[lit] / nonzero_or_one(np.linalg.norm(scores[lit], axis=1))[:, None]
+    with warnings.catch_warnings():
+        # Fewer different pixels than clusters: some stay empty, and their factors come out as nothing.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        labels = _cluster(towards, n_components, seed)
     member = sparse.csr_array((np.ones(len(lit)), (labels, lit)), shape=(n_components, rows.shape[0]))
     factors = np.asarray((member @ rows).todense(), np.float64)
     factors /= nonzero_or_one(np.linalg.norm(factors, axis=1))[:, None]
     # A multiplicative update never leaves zero.
     return factors + 1e-6 * factors.mean(), float(singular[0])
+
+
+def _cluster(towards: Array, n_clusters: int, seed: int) -> Array:
+    """Cluster directions by k-means, started from the extremes of many small clusters.
+
+    Alone, k-means would rather split a large noisy phase again than find a small one. Among centres of many clusters,
+    which noise hardly moves, successive projection takes those that are farthest from all that it has taken.
+    """
+    n_many = min(_CLUSTERS_A_COMPONENT * n_clusters, len(towards))
+    centres = KMeans(n_many, n_init=1, random_state=seed).fit(towards).cluster_centers_
+    extremes: list[int] = []
+    rest = centres.copy()
+    for _ in range(n_clusters):
+        farthest = int(np.argmax(np.sum(rest**2, axis=1)))
+        extremes.append(farthest)
+        direction = rest[farthest] / max(float(np.linalg.norm(rest[farthest])), np.finfo(float).tiny)
+        rest -= np.outer(rest @ direction, direction)
+    return np.asarray(KMeans(n_clusters, init=centres[extremes], n_init=1).fit_predict(towards))
 
 
 def fit_minibatch(sample: ScaledSample, n_components: int, *, max_epochs: int, seed: int) -> tuple[Array, list[float]]:
@@ -102,16 +141,19 @@ def fit_minibatch(sample: ScaledSample, n_components: int, *, max_epochs: int, s
             estimator.partial_fit(rows, **start)
         objective.append(_unexplained(judged, estimator.components_)[0])
     factors = estimator.components_.astype(np.float64)
-    weights = _unexplained(judged, factors)[1] * (factors @ sample.root)
+    # Rows of bright pixels were divided by more: their loadings count for more counts.
+    loadings = _unexplained(judged, factors)[1]
+    pixel_roots = sample.pixel_roots(take_pixels(sample.counts, np.arange(judged.shape[0])))
+    weights = (pixel_roots @ loadings) * (factors @ sample.root)
     return factors[np.argsort(-weights, kind="stable")], objective
 
 
 def _unexplained(rows: Any, factors: Array) -> tuple[float, Array]:
-    """Return the share of the rows' squares that the best non-negative fit leaves, and each factor's total loading."""
+    """Return the share of the rows' squares that the best non-negative fit leaves, and its loadings (pixels, k)."""
     factors = np.asarray(factors, np.float64)
     gram = factors @ factors.T
     target = np.asarray(rows @ factors.T, np.float64)
     loadings = solve_nonnegative(gram, target)
     squares = float(rows.power(2).sum(dtype=np.float64))
     fitted = float(np.sum(loadings * (loadings @ gram - 2 * target)))
-    return 1 + fitted / squares, loadings.sum(axis=0)
+    return 1 + fitted / squares, loadings

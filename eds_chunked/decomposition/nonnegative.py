@@ -91,8 +91,10 @@ def nmf(
     for what, value in (("max_epochs", max_epochs), ("fit_pixels", fit_pixels)):
         if value < 1:
             raise ParameterError(what, found=value, expected="at least 1", fix=f"leave {what} out for the default")
+    if not 0 <= seed < 2**32:
+        raise ParameterError("seed", found=seed, expected="0 to 2**32 - 1", fix="seed=0")
     blocks = blocks_of(ds)
-    check_n_components(n_components, blocks)
+    n_components = check_n_components(n_components, blocks)
     run = schema.check_run_name(name or f"k{n_components}")
     how = plan(_need(ds, blocks, n_components, fit_pixels), memory=memory)
 
@@ -102,6 +104,8 @@ def nmf(
     root = np.sqrt(nonzero_or_one(sums.channel)) if noise == POISSON else np.ones(blocks.n_channels)
     sample = ScaledSample(sums.shuffled(), root, noise == POISSON)
     factors, objective = fit_minibatch(sample, n_components, max_epochs=max_epochs, seed=seed)
+    # What the start lends to every channel, so that updates can move it, is no spectrum where nothing was counted.
+    factors[:, sums.channel == 0] = 0
     del sums, sample
 
     parameters = {

@@ -83,7 +83,7 @@ def pca(
         raise ParameterError("solver", found=repr(solver), expected=f"one of {', '.join(SOLVERS)}", fix="solver='auto'")
     schema.check_run_name(name)
     blocks = blocks_of(ds)
-    check_n_components(n_components, blocks)
+    n_components = check_n_components(n_components, blocks)
     chosen, how = _choose(solver, blocks, n_components, memory)
     fit = (fit_exact if chosen == "gram" else fit_incremental)(blocks, n_components, noise, how)
 

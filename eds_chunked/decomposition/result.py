@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,17 @@ from eds_chunked.errors import ParameterError
 Array = np.ndarray[Any, Any]
 
 
-def check_n_components(n_components: int, blocks: Blocks) -> None:
-    """Raise ParameterError unless the map can have that many components."""
+def check_n_components(n_components: int, blocks: Blocks) -> int:
+    """Return the number as an int (NumPy's cannot be stored); raise ParameterError if the map can't have it."""
     most = min(blocks.n_pixels, blocks.n_channels)
-    if not 1 <= n_components <= most:
+    if not isinstance(n_components, Integral) or not 1 <= n_components <= most:
         raise ParameterError(
             "number of components",
             found=n_components,
-            expected=f"1 to {most} for {blocks.n_pixels} pixels and {blocks.n_channels} channels",
-            fix="choose fewer components" if n_components > most else "choose at least one component",
+            expected=f"a whole number from 1 to {most} for {blocks.n_pixels} pixels and {blocks.n_channels} channels",
+            fix=f"n_components={min(4, most)}",
         )
+    return int(n_components)
 
 
 def variable(name: str, values: Any) -> tuple[tuple[str, ...], Any, dict[str, str]]:

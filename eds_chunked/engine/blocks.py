@@ -155,7 +155,7 @@ class Blocks:
                 f"counts at y {ys.start + row}, x {xs.start + column}, channel {int(counts.channel[wrong[0]])}",
                 found=f"{counts.value[wrong[0]]}",
                 expected="a finite value of at least 0",
-                fix="mask or correct the values first, for example ds.fillna(0).clip(min=0)",
+                fix="mask or correct the values first, for example ds.where(np.isfinite(ds.counts), 0).clip(min=0)",
             )
         if counts.value.dtype.kind == "i":
             return counts._replace(value=counts.value.astype(f"u{counts.value.dtype.itemsize}"))

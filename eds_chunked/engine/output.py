@@ -13,6 +13,7 @@ from eds_chunked.engine.blocks import Blocks
 from eds_chunked.engine.scratch import scratch_folder
 from eds_chunked.store.drafts import Draft
 from eds_chunked.store.opening import is_ours, open_map
+from eds_chunked.store.provenance import carried_attributes
 
 
 def begin_result(ds: xr.Dataset, step: str, run: str, template: xr.Dataset) -> Draft:
@@ -26,20 +27,6 @@ def begin_result(ds: xr.Dataset, step: str, run: str, template: xr.Dataset) -> D
     attrs = {schema.STEP: step, schema.RUN: run, schema.REVISION: draft.number}
     draft.declare(template.assign_attrs(carried_attributes(ds) | template.attrs | attrs))
     return draft
-
-
-def carried_attributes(ds: xr.Dataset) -> dict[str, object]:
-    """Attributes of the map that its results keep: what it is, and which state of it they were made from."""
-    names = (
-        schema.FINGERPRINT,
-        schema.TITLE,
-        schema.ELEMENTS,
-        schema.SIGNAL_TYPE,
-        schema.BEAM_ENERGY,
-        schema.PIXEL_SIZE,
-        schema.LIVE_TIME,
-    )
-    return {name: ds.attrs[name] for name in names if name in ds.attrs}
 
 
 def empty_maps(blocks: Blocks, n_layers: int) -> da.Array:

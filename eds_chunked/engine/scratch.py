@@ -35,6 +35,7 @@ def stage(counts: da.Array) -> CountsSource:
         dtype=counts.dtype,
         compressors=BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"),
         fill_value=0,
+        config={"write_empty_chunks": True},
     )
     da.store(counts.rechunk(tile), target, lock=False)
     return counts_source(folder, version="scratch", path=COUNTS)

@@ -67,7 +67,10 @@ class Window:
     ) -> Window:
         if function is not np.concatenate:
             raise NotAWindowError
-        return join(args[0], kwargs.get("axis", args[1] if len(args) > 1 else 0))
+        axis = kwargs.get("axis", args[1] if len(args) > 1 else 0)
+        if axis is None:
+            raise NotAWindowError
+        return join(args[0], axis % 3)
 
 
 def join(parts: Sequence[Any], axis: int) -> Window:
@@ -95,14 +98,23 @@ def find_window(array: da.Array) -> Window | None:
         graph[key] = Window(source, (0, 0, 0), source.shape)
     numbers = [range(n) for n in array.numblocks]
     try:
-        # One block first: if the graph computes something, that is found out at the cost of one block.
-        for count in (1, None):
-            keys = [(array.name, *index) for index in product(*numbers)][:count]
-            blocks = dask.get(graph, keys)
-        return _join_all(_nested(blocks, array.numblocks), 0)
+        keys = [(array.name, *index) for index in product(*numbers)]
+        blocks = dask.get(graph, keys, callbacks=[_ONLY_WINDOWS])
+        window = _join_all(_nested(blocks, array.numblocks), 0)
     except Exception:
         # Whatever a user's function raises when it meets a window: it is no selection.
         return None
+    # A function that lies about its chunks is no selection either.
+    return window if window.shape == array.shape else None
+
+
+def _check_result(key: Any, result: Any, *state: Any) -> None:
+    if not isinstance(result, Window):
+        raise NotAWindowError
+
+
+# dask's (start, start_state, pretask, posttask, finish): the first result that is no window ends the run.
+_ONLY_WINDOWS = (None, None, None, _check_result, None)
 
 
 def _nested(blocks: Sequence[Any], numblocks: tuple[int, ...]) -> Any:

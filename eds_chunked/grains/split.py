@@ -18,6 +18,7 @@ from skimage.segmentation import watershed
 from eds_chunked import schema
 from eds_chunked.errors import ParameterError
 from eds_chunked.grains.measure import grain_columns
+from eds_chunked.store.provenance import child_attributes
 
 Array = np.ndarray[Any, Any]
 
@@ -116,14 +117,9 @@ def separate_grains(phases: xr.Dataset, *, method: str = H_MAXIMA, h: float = 1.
     parameters: dict[str, object] = {"method": method, "min_size": int(min_size)}
     if method == H_MAXIMA:
         parameters["h"] = float(h)
-    grains.attrs = {
-        schema.STEP: schema.GRAINS,
-        schema.PARAMETERS: parameters,
+    grains.attrs = child_attributes(phases, schema.GRAINS, parameters) | {
         schema.N_PHASES: max(int(phases.sizes.get(schema.PHASE, 0)), int(phase_of_grain.max(initial=0))),
     }
-    for name in (schema.TITLE, schema.PIXEL_SIZE, schema.FINGERPRINT):
-        if name in phases.attrs:
-            grains.attrs[name] = phases.attrs[name]
     return grains
 
 

@@ -149,8 +149,8 @@ def _bunches(
 ) -> tuple[Int, Int]:
     """Decode the bunches in at:end; return the new number of values (or minus an error) and the largest value.
 
-    Every channel is written and only kept if it is not zero: without a branch that nobody can predict, this is three
-    times as fast. So there must be room for ``covered`` values, and the caller checks channels and largest value.
+    Every channel is written and kept only if it is not zero, which spares a branch that nobody can predict. So there
+    must be room for ``covered`` values, and it is the caller who checks the channels and the largest value.
     """
     c: Int = 0
     worst: Int = np.int64(0)

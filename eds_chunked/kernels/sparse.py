@@ -64,8 +64,11 @@ def _scatter_rows(indptr: Array, channel: Array, value: Array, out: Array) -> No
 
 
 def from_dense(block: Array) -> Csr:
-    """Compress a block of shape (pixels, channels)."""
-    block = np.ascontiguousarray(block)
+    """Compress a block of shape (pixels, channels); values become native, and floats 32 or 64 bits wide."""
+    dtype = block.dtype.newbyteorder("=")
+    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
+        dtype = np.dtype(np.float32 if dtype.itemsize < 4 else np.float64)
+    block = np.ascontiguousarray(block, dtype)
     n_pixels, n_channels = block.shape
     indptr = np.empty(n_pixels + 1, np.int64)
     _count_nonzero(block, indptr)
@@ -83,10 +86,11 @@ def to_dense(csr: Csr, dtype: np.dtype[Any] | type | None = None) -> Array:
 
 
 def take_pixels(csr: Csr, pixels: Array) -> Csr:
-    """Return the rows ``pixels`` (int indices, any order) as a new CSR."""
-    lengths = np.diff(csr.indptr)[pixels]
+    """Return the rows ``pixels`` (indices of at least 0, any order) as a new CSR."""
+    starts = csr.indptr[pixels]
+    lengths = csr.indptr[pixels + 1] - starts
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    source = np.repeat(csr.indptr[:-1][pixels] - indptr[:-1], lengths) + np.arange(indptr[-1])
+    source = np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])
     return Csr(indptr, csr.channel[source], csr.value[source], csr.n_channels)
 
 

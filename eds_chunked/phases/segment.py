@@ -13,7 +13,7 @@ from eds_chunked import schema
 from eds_chunked.phases.cleaning import check_min_size, fill_small_holes, remove_small_objects
 from eds_chunked.phases.labels import check_decision, exclusive_labels
 from eds_chunked.phases.threshold import OTSU, loading_thresholds
-from eds_chunked.store.results import address_of
+from eds_chunked.store.provenance import child_attributes
 
 __all__ = ["segment_phases"]
 
@@ -22,7 +22,6 @@ __all__ = ["segment_phases"]
 _BLOCK_BYTES = 8 * 2**20
 
 # The run's name too: phases inherit the name of the factorisation they come from.
-_CARRIED = (schema.FINGERPRINT, schema.RUN, schema.TITLE, schema.ELEMENTS, schema.PIXEL_SIZE)
 
 
 def segment_phases(
@@ -101,7 +100,6 @@ def segment_phases(
         schema.N_PIXELS: n_pixels,
         schema.AREA_FRACTION: n_pixels / label.size,
     }
-    parent = address_of(nmf)
     coords = {axis: nmf[axis].variable for axis in (schema.Y, schema.X) if axis in nmf.coords}
     parameters = {
         "min_size": min_size,
@@ -111,10 +109,5 @@ def segment_phases(
     return xr.Dataset(
         {name: (schema.VARIABLES[name].dims, values, schema.attributes(name)) for name, values in variables.items()},
         coords={**coords, schema.PHASE: np.arange(1, len(mask) + 1)},
-        attrs={
-            **{name: nmf.attrs[name] for name in _CARRIED if name in nmf.attrs},
-            schema.STEP: schema.PHASES,
-            schema.PARAMETERS: parameters,
-            **({} if parent is None else {schema.PARENT: parent}),
-        },
+        attrs=child_attributes(nmf, schema.PHASES, parameters),
     )

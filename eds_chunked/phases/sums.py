@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -12,11 +13,10 @@ import xarray as xr
 from eds_chunked import schema
 from eds_chunked.engine.blocks import Block, Blocks, Lane, blocks_of
 from eds_chunked.engine.lanes import run_pass
-from eds_chunked.engine.output import carried_attributes
 from eds_chunked.errors import ChunkLayoutError, ParameterError, StaleResultError
 from eds_chunked.kernels.reduce import mask_sums
 from eds_chunked.memory import Need, plan
-from eds_chunked.store.results import address_of
+from eds_chunked.store.provenance import child_attributes
 
 Array = np.ndarray[Any, Any]
 
@@ -72,18 +72,13 @@ def phase_spectra(
     else:
         member = phases[schema.MASK].values
     sums = run_pass(blocks, _PhaseSums(member), np.add, plan=how)
-    parameters = {"source": source}
-    attrs = carried_attributes(ds) | {schema.STEP: schema.SPECTRA, schema.PARAMETERS: parameters}
-    for name, value in ((schema.RUN, phases.attrs.get(schema.RUN)), (schema.PARENT, address_of(phases))):
-        if value is not None:
-            attrs[name] = value
     return xr.Dataset(
         {
             schema.SPECTRUM: ((schema.PHASE, schema.ENERGY), sums, schema.attributes(schema.SPECTRUM)),
             schema.N_PIXELS: (schema.PHASE, member.sum(axis=(1, 2)), schema.attributes(schema.N_PIXELS)),
         },
         coords={schema.PHASE: numbers, schema.ENERGY: ds[schema.ENERGY]},
-        attrs=attrs,
+        attrs=child_attributes(phases, schema.SPECTRA, {"source": source}),
     )
 
 
@@ -94,11 +89,11 @@ class _PhaseSums:
     member: Array
 
     def __call__(self, lane: Lane, blocks: Iterator[Block]) -> Array:
-        sums = [
+        sums = (
             mask_sums(block.counts, self.member[:, block.ys, block.xs].reshape(len(self.member), -1))
             for block in blocks
-        ]
-        return np.asarray(sum(sums[1:], start=sums[0]))
+        )
+        return np.asarray(reduce(np.add, sums))
 
 
 def _need(blocks: Blocks, n_phases: int) -> Need:

@@ -27,8 +27,10 @@ Array = np.ndarray[Any, Any]
 
 _STREAM_HEADER = 0x1A0
 _LONGEST_SIDE = 1 << 16
-# Blocks of 512 KiB that are alive at once: queue, the one being made and its source, the one decoded and its remainder.
-_BLOCKS_BYTES = 8 << 19
+# Blocks and their sources in the queue and on both sides of it, tables of the checksum: 11 MB measured.
+_BLOCKS_BYTES = 24 << 20
+# Numbers of the chunks of a map, and their sorted copies while they are compared.
+_BYTES_PER_CHUNK = 40
 _FIRST_GUESS = 1 << 24
 
 
@@ -84,11 +86,14 @@ class BrukerReader:
     def peak_bytes(self, rows: int) -> int:
         """Bytes that reading bands of ``rows`` rows holds at most.
 
-        The file does not say how many values a band has; a pixel is taken to have as many as the header's sum
-        spectrum has counts per pixel, at six bytes each (three are usual).
+        The file does not say how many values a band has. A pixel is taken to have as many as the header's sum
+        spectrum has counts per pixel, at six bytes each: three are usual, and the rest is for what bands differ by
+        and for what the allocator keeps. A band far brighter than the map's mean takes more.
         """
         height, width, _ = self.header.shape
-        return _BLOCKS_BYTES + int(min(rows, height) * width * (8 + 6 * self._values_per_pixel()))
+        pixels = min(rows, height) * width
+        tables = _BYTES_PER_CHUNK * self._container.n_chunks
+        return _BLOCKS_BYTES + tables + int(pixels * (8 + 6 * self._values_per_pixel()))
 
     def _values_per_pixel(self) -> float:
         return min(float(self.header.shape[2]), max(self._counts_per_pixel, 1.0))
@@ -119,7 +124,8 @@ class BrukerReader:
         state = bcf.new_state()
         scratch = bcf.new_scratch()
         capacity = min(int(1.2 * min(rows, height) * width * self._values_per_pixel()), _FIRST_GUESS) + 2 * n_channels
-        buffer, consumed, to_skip = np.empty(0, np.uint8), 0, _STREAM_HEADER
+        # One buffer for the whole pass: what is left of a record goes to its front, and a block is put behind it.
+        buffer, filled, consumed, to_skip = np.empty(1 << 20, np.uint8), 0, 0, _STREAM_HEADER
         with closing(read_ahead(self._container.blocks(self._stream))) as blocks:
             for y0 in range(0, height, rows):
                 n_rows = min(rows, height - y0)
@@ -129,7 +135,7 @@ class BrukerReader:
                 state[[bcf.ROW, bcf.N_VALUES, bcf.PIXEL]] = 0
                 while True:
                     status = bcf.decode(
-                        buffer, len(buffer), state, n_rows, width, n_channels, indptr, channel, value,
+                        buffer, filled, state, n_rows, width, n_channels, indptr, channel, value,
                         np.iinfo(value.dtype).max, scratch,
                     )  # fmt: skip
                     if status == bcf.DONE:
@@ -137,15 +143,18 @@ class BrukerReader:
                     if status == bcf.MORE:
                         block = next(blocks, None)
                         if block is None:
-                            self._fail_at(consumed + len(buffer), y0, state, "the end of the stream", "more records")
+                            self._fail_at(consumed + filled, y0, state, "the end of the stream", "more records")
                         done = int(state[bcf.POSITION])
-                        consumed += done
                         state[bcf.POSITION] = 0
-                        fresh = np.frombuffer(block, np.uint8)
-                        skipped = min(to_skip, len(fresh))
-                        to_skip -= skipped
-                        consumed += skipped
-                        buffer = np.concatenate([buffer[done:], fresh[skipped:]])
+                        rest = buffer[done:filled]
+                        fresh = np.frombuffer(block, np.uint8)[to_skip:]
+                        consumed += done + min(to_skip, len(block))
+                        to_skip -= min(to_skip, len(block))
+                        filled = len(rest) + len(fresh)
+                        if filled > len(buffer):
+                            buffer = np.empty(2 * filled, np.uint8)
+                        buffer[: len(rest)] = rest
+                        buffer[len(rest) : filled] = fresh
                     elif status == bcf.FULL:
                         capacity = capacity * 3 // 2
                         channel = _longer(channel, int(state[bcf.N_VALUES]), capacity)
@@ -160,7 +169,7 @@ class BrukerReader:
                 n = int(state[bcf.N_VALUES])
                 capacity = n + n // 8 + 2 * n_channels
                 yield Band(y0, n_rows, Csr(indptr, channel[:n], value[:n], n_channels))
-            trailing = len(buffer) - int(state[bcf.POSITION]) + sum(len(block) for block in blocks)
+            trailing = filled - int(state[bcf.POSITION]) + sum(len(block) for block in blocks)
         if trailing:
             warnings.warn(
                 f"{self._container.path}, {self._stream}: {trailing} bytes follow the last row; ignored", stacklevel=2

@@ -31,6 +31,7 @@ _DIRECTORY, _TABLE = 1, 5
 _SMALLEST_CHUNK = _CHUNK_HEAD + _ENTRY
 _LARGEST_CHUNK = 1 << 24
 _MOST_ENTRIES = 1 << 16
+_DEEPEST_FOLDER = 50
 _BLOCK_FILE_HEAD = 128
 _ZLIB = 1
 _LARGEST_BLOCK = 1 << 24
@@ -67,9 +68,10 @@ def crc16(data: bytes | memoryview) -> int:
     if not data:
         return 0
     power = max(0, (len(data) - 1).bit_length() - 1)
-    padded = np.zeros(2 << power, np.uint8)
-    padded[len(padded) - len(data) :] = np.frombuffer(data, np.uint8)
-    words = padded.view("<u2")
+    octets = np.frombuffer(data, np.uint8)
+    if len(data) != 2 << power:
+        octets = np.concatenate([np.zeros((2 << power) - len(data), np.uint8), octets])
+    words = octets.view("<u2")
     for level in reversed(range(power)):
         half = len(words) // 2
         words = _advance(level).take(words[:half]) ^ words[half:]
@@ -123,7 +125,8 @@ class Container:
         if len(head) < _PROLOGUE + 0x34 or head[_PROLOGUE : _PROLOGUE + 8] != b"AASFSSGN":
             self.fail(f"byte {_PROLOGUE:#x}", found=head[_PROLOGUE : _PROLOGUE + 8], expected=b"AASFSSGN")
         self.chunk_size: int = struct.unpack_from("<I", head, 0x128)[0]
-        self._directory, self._n_entries, self.n_chunks = struct.unpack_from("<III", head, 0x140)
+        self._directory, self._n_entries = struct.unpack_from("<II", head, 0x140)
+        self.n_chunks: int = struct.unpack_from("<I", head, 0x148)[0]
         if not _SMALLEST_CHUNK <= self.chunk_size <= _LARGEST_CHUNK:
             self.fail(
                 "byte 0x128",
@@ -221,8 +224,8 @@ class Container:
         for i, entry in enumerate(entries):
             parts, parent = [names[i]], parents[i]
             while parent != -1:
-                # A path cannot have more folders than there are entries, so a longer one goes round in circles.
-                if not 0 <= parent < len(names) or len(parts) > len(names):
+                # The vendor's folders are one deep, so a path of this length goes round in circles.
+                if not 0 <= parent < len(names) or len(parts) > _DEEPEST_FOLDER:
                     self.fail(
                         f"directory entry {i} ({names[i]!r})",
                         found="a cyclic folder" if 0 <= parent < len(names) else f"parent {parent}",

@@ -68,6 +68,16 @@ class HeldBackStore(WrapperStore[Store]):
         sync(self._store.set(self._key, document))
 
 
+class WholeStore(WrapperStore[Store]):
+    """A store whose chunks are all there: one that is absent is an error, where Zarr would read zeros in silence."""
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        found = await super().get(key, prototype, byte_range)
+        if found is None and "/c/" in key:
+            raise FileNotFoundError(f"{key} is absent")
+        return found
+
+
 def exists(location: Location, key: str) -> bool:
     """Tell whether the store at ``location`` has ``key``."""
     return bool(sync(zarr_store(location, read_only=True).exists(key)))

@@ -92,7 +92,7 @@ def convert(
 
 def _check_target(store: Location, *, overwrite: bool) -> None:
     text = location_text(store)
-    if not list_dir(store, ""):
+    if not list_dir(store, "") and not os.path.isfile(text):
         return
     if not is_ours(store):
         raise StoreExistsError(
@@ -183,11 +183,12 @@ def _tile_rows(reader: Reader, side: int, how: _How) -> Iterator[tuple[slice, li
     """Gather the bands of the reader, as CSR, into the rows of one row of tiles."""
     height, width, _ = reader.header.shape
     parts: list[tuple[slice, Csr]] = []
-    top = 0
+    top = read = 0
     # Bands must not straddle rows of tiles; a power of two below the side never does.
     rows = how.rows
     for band in reader.bands(rows):
-        parts.extend(_split(band, width, side))
+        parts.extend(_split(band, _compressed(band, reader.header, read), width, side))
+        read += band.rows
         staged = sum(part.channel.nbytes + part.value.nbytes for _, part in parts)
         if 2 * staged > how.staging:
             raise MemoryBudgetError(
@@ -201,12 +202,36 @@ def _tile_rows(reader: Reader, side: int, how: _How) -> Iterator[tuple[slice, li
             yield slice(top, bottom), [(ys, part) for ys, part in parts if ys.start < bottom]
             parts = [(ys, part) for ys, part in parts if ys.start >= bottom]
             top = bottom
+    if read < height:
+        raise SourceError(
+            f"map in {reader.header.source}", found=f"{read} rows", expected=f"{height} rows", fix="get the whole file"
+        )
 
 
-def _split(band: Band, width: int, side: int) -> Iterator[tuple[slice, Csr]]:
-    """Return the band as CSR pieces that lie within one row of tiles each."""
+def _compressed(band: Band, header: MapHeader, y0: int) -> Csr:
+    """Return the band as CSR; a reader that does not keep to its header would fill a map with wrong counts."""
+    height, width, n_channels = header.shape
     counts = band.counts
-    csr = counts if isinstance(counts, Csr) else from_dense(counts.reshape(band.rows * width, -1))
+    shape: tuple[int, ...]
+    expected: tuple[int, ...]
+    if isinstance(counts, Csr):
+        # The kernels do not check their indices, so a channel beyond the last one counts as one more channel here.
+        shape = (counts.n_pixels, max(counts.n_channels, int(counts.channel.max(initial=0)) + 1))
+        expected, dtype = (band.rows * width, n_channels), counts.value.dtype
+    else:
+        shape, expected, dtype = counts.shape, (band.rows, width, n_channels), counts.dtype
+    if band.y0 != y0 or not 0 < band.rows <= height - y0 or shape != expected or dtype.kind != "u":
+        raise SourceError(
+            f"map in {header.source}",
+            found=f"a band of {dtype} {shape} at row {band.y0}",
+            expected=f"unsigned integers {expected} at row {y0} of {height}",
+            fix="correct the reader of this format",
+        )
+    return counts if isinstance(counts, Csr) else from_dense(counts.reshape(band.rows * width, n_channels))
+
+
+def _split(band: Band, csr: Csr, width: int, side: int) -> Iterator[tuple[slice, Csr]]:
+    """Return the band as CSR pieces that lie within one row of tiles each."""
     y0, stop = band.y0, band.y0 + band.rows
     while y0 < stop:
         y1 = min(stop, (y0 // side + 1) * side)

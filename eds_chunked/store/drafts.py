@@ -7,9 +7,11 @@ leaves the earlier revision as it was.
 from __future__ import annotations
 
 import atexit
+import json
 import re
 import uuid
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -48,8 +50,9 @@ class Draft:
         self.number = _claim(self.location, step, run)
         self.group = revision_group(step, run, self.number)
         self._store = HeldBackStore(zarr_store(self.location), group_document(self.group))
-        self._variables: dict[Any, xr.Variable] = {}
+        self._content: dict[Any, _Content] = {}
         self.committed = False
+        _open_drafts[self.location, self.group] = self
 
     def declare(self, template: xr.Dataset) -> None:
         """Write the documents of all arrays, and the values of those that are in memory; lazy ones are filled later."""
@@ -77,21 +80,20 @@ class Draft:
     def open(self) -> xr.Dataset:
         """Return the result, lazy on what was written; it stays valid when the revision is committed."""
         ds: xr.Dataset = xr.open_zarr(self._store, group=self.group, chunks={}, consolidated=False)
-        self._variables = dict(ds.variables)
+        self._content = {name: _content(variable) for name, variable in ds.variables.items()}
         ds.encoding["group"] = self.group
         ds.encoding["source"] = self.location
-        _open_drafts[self.location, self.group] = self
         return ds
 
     def holds(self, ds: xr.Dataset) -> bool:
-        """Tell whether ``ds`` still is what was written here: no variable taken away, added or replaced."""
-        return set(ds.variables) == set(self._variables) and all(
-            ds.variables[name] is variable for name, variable in self._variables.items()
-        )
+        """Tell whether ``ds`` still is what was written here: no variable taken away, added or changed."""
+        return self._content == {name: _content(variable) for name, variable in ds.variables.items()}
 
     def commit(self, attrs: dict[str, Any]) -> None:
         """Make the revision exist, with these attributes."""
-        zarr.open_group(self._store, path=self.group, mode="r+").attrs.put(attrs)
+        # NumPy's numbers and arrays are welcome in attributes, as they are in xarray.
+        plain = json.loads(json.dumps(attrs, default=methodcaller("tolist")))
+        zarr.open_group(self._store, path=self.group, mode="r+").attrs.put(plain)
         self._store.commit()
         self.committed = True
         _open_drafts.pop((self.location, self.group), None)
@@ -103,6 +105,20 @@ class Draft:
 
 
 _open_drafts: dict[tuple[str, str], Draft] = {}
+
+_Content = tuple[Any, ...]
+
+
+def _content(variable: xr.Variable) -> _Content:
+    """What a variable holds, to be compared without computing: of lazy values the name that dask gives them.
+
+    Not the object: ``ds["loadings"][0] = 0`` and ``*=`` change a variable in place.
+    """
+    if variable.chunks is not None:
+        return variable.dims, variable.data.name, repr(variable.attrs)
+    # Coordinates of dimensions are small and do not change; other values were not in memory when the draft was opened.
+    values = variable.values.tolist() if isinstance(variable, xr.IndexVariable) else object()
+    return variable.dims, values, repr(variable.attrs)
 
 
 def draft_of(ds: xr.Dataset, location: Location) -> Draft | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from typing import Any
 
 import dask.array as da
 import xarray as xr
 import zarr
+from zarr.errors import ZarrUserWarning
 
 from eds_chunked import schema
 from eds_chunked.errors import StoreError, StoreNotFoundError
@@ -36,7 +39,7 @@ def is_ours(location: Location) -> bool:
 def check_store(location: Location) -> None:
     """Raise an error that says what is at ``location``, unless it is a whole store."""
     text = location_text(location)
-    if not list_dir(location, ""):
+    if not list_dir(location, "") and not os.path.isfile(text):
         raise StoreNotFoundError(
             f"store {text}", found="nothing", expected="an eds_chunked store", fix=f"eds-chunked convert SOURCE {text}"
         )
@@ -98,7 +101,10 @@ def open_tree(location: Location) -> xr.DataTree:
     """Open everything in a store as a DataTree: the map, the images and all committed results, lazily."""
     check_store(location)
     store: Any = zarr_store(location, read_only=True)
-    return xr.open_datatree(store, engine="zarr", consolidated=False, chunks={})
+    with warnings.catch_warnings():
+        # A result that is being written, or was left by a crash, has no group document yet, and Zarr points at it.
+        warnings.filterwarnings("ignore", "Object at .* is not recognized", ZarrUserWarning)
+        return xr.open_datatree(store, engine="zarr", consolidated=False, chunks={})
 
 
 open = open_map  # its public name; within the package the builtin keeps its own

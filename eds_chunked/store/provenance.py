@@ -32,8 +32,8 @@ def versions() -> dict[str, str]:
 
 
 def now() -> str:
-    """The time, as text with the zone."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    """The time, as text with the zone; fine enough to order results that follow one another at once."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def event(what: str, **parameters: Any) -> dict[str, Any]:
@@ -56,3 +56,29 @@ def fingerprint(ds: xr.Dataset) -> str:
     units = {axis: ds[axis].attrs.get("units") for axis in (schema.Y, schema.X, schema.ENERGY)}
     digest.update(json.dumps([calibration, units], sort_keys=True, default=list).encode())
     return digest.hexdigest()
+
+
+_CARRIED = (schema.FINGERPRINT, *CALIBRATION_ATTRS)
+
+
+def carried_attributes(ds: xr.Dataset) -> dict[str, Any]:
+    """Attributes of a map that its results keep: what it is, and which state of it they were made from."""
+    return {name: ds.attrs[name] for name in _CARRIED if name in ds.attrs}
+
+
+def address_of(result: xr.Dataset) -> str | None:
+    """Return the address of a result that is in a store, or is being written to one: ``nmf/k4.r2``."""
+    if not {schema.STEP, schema.RUN, schema.REVISION} <= result.attrs.keys():
+        return None
+    return f"{result.attrs[schema.STEP]}/{result.attrs[schema.RUN]}.r{result.attrs[schema.REVISION]}"
+
+
+def child_attributes(parent: xr.Dataset, step: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Attributes of a result that ``step`` made from another result: it takes over the name of the run."""
+    attrs = carried_attributes(parent) | {schema.STEP: step, schema.PARAMETERS: parameters}
+    if schema.RUN in parent.attrs:
+        attrs[schema.RUN] = parent.attrs[schema.RUN]
+    address = address_of(parent)
+    if address is not None:
+        attrs[schema.PARENT] = address
+    return attrs

@@ -134,14 +134,6 @@ def load_fresh(store: Location, address: str) -> xr.Dataset:
     return load(store, revision.address)
 
 
-def address_of(result: xr.Dataset) -> str | None:
-    """Return the address of a result that is in a store, or is being written to one."""
-    attrs = result.attrs
-    if not {schema.STEP, schema.RUN, schema.REVISION} <= attrs.keys():
-        return None
-    return f"{attrs[schema.STEP]}/{attrs[schema.RUN]}.r{attrs[schema.REVISION]}"
-
-
 def save(result: xr.Dataset, store: Location, *, name: str | None = None) -> str:
     """Save a result of :func:`pca`, :func:`nmf` and the steps after them as a new revision; computes what is lazy.
 
@@ -177,16 +169,14 @@ def save(result: xr.Dataset, store: Location, *, name: str | None = None) -> str
     draft = draft_of(result, store)
     if draft is None or draft.run != run or draft.step != step:
         draft = Draft(store, step, run)
-        draft.copy(result)
-    draft.commit(
-        result.attrs
-        | {
-            schema.RUN: run,
-            schema.REVISION: draft.number,
-            schema.CREATED: now(),
-            schema.VERSIONS: versions(),
-        }
-    )
+        try:
+            draft.copy(result)
+        except BaseException:
+            draft.discard()
+            raise
+    # The Dataset in hand learns its address, so that what is made from it can name its parent.
+    result.attrs |= {schema.RUN: run, schema.REVISION: draft.number}
+    draft.commit(result.attrs | {schema.CREATED: now(), schema.VERSIONS: versions()})
     return f"{step}/{run}.r{draft.number}"
 
 

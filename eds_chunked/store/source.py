@@ -10,14 +10,14 @@ import numpy as np
 import zarr
 
 from eds_chunked.errors import StoreError
-from eds_chunked.schema import COUNTS, MAP_GROUP
-from eds_chunked.store.backend import zarr_store
+from eds_chunked.schema import COUNTS, ENERGY, MAP_GROUP, X, Y
+from eds_chunked.store.backend import WholeStore, zarr_store
 
 
 @lru_cache(maxsize=32)
 def _array(location: str, path: str, version: str) -> zarr.Array[Any]:
     # Opened once a process and version: opening reads a document, which costs more than a small tile.
-    return zarr.open_array(zarr_store(location, read_only=True), path=path, mode="r")
+    return zarr.open_array(WholeStore(zarr_store(location, read_only=True)), path=path, mode="r")
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,31 @@ class CountsSource:
         except (RuntimeError, ValueError, OSError) as error:
             # Damage shows as whatever the codec raises; the place is what the user needs.
             raise StoreError(
-                f"tile {key} of {self.path} in {self.location}",
+                f"tile at {_text(key)} of {self.path} in {self.location}",
                 found=f"unreadable bytes ({error})",
                 expected="a whole tile",
                 fix="convert the source again with --overwrite",
             ) from error
 
 
+def _text(key: Any) -> str:
+    """``y 0:64, x 64:101, energy 0:2048`` for a tuple of slices."""
+    if not isinstance(key, tuple) or not all(isinstance(k, slice) for k in key):
+        return str(key)
+    return ", ".join(f"{axis} {k.start}:{k.stop}" for axis, k in zip((Y, X, ENERGY), key, strict=False))
+
+
 def counts_source(location: str, version: str, path: str = f"{MAP_GROUP}/{COUNTS}") -> CountsSource:
     """Return the source of the counts array at ``path`` of a store."""
-    array = _array(location, path, version)
+    try:
+        array = _array(location, path, version)
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise StoreError(
+            f"{path} in {location}",
+            found=f"no array that opens ({error})",
+            expected="the counts of the map",
+            fix="convert the source again with --overwrite",
+        ) from error
     height, width, n_channels = array.shape
     side_y, side_x, depth = array.chunks
     shape, tile = (height, width, n_channels), (side_y, side_x, depth)

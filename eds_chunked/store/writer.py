@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
@@ -55,7 +55,8 @@ class MapWriter:
             shape=self.shape,
             chunks=self.tile,
             dtype=dtype,
-            compressors=BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
+            # Without a checksum five of six flipped bytes would give other counts in silence.
+            compressors=[BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec()],
             fill_value=0,
             dimension_names=VARIABLES[COUNTS].dims,
             attributes={**attributes(COUNTS)},

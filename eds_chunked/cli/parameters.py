@@ -1,0 +1,174 @@
+"""Types and groups of options that several verbs share."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from eds_chunked import schema
+from eds_chunked.cli.output import Output
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Verb = Callable[..., Any]
+
+
+def energy_window(text: str) -> tuple[float, float]:
+    """Read ``LO:HI`` in keV; either end may be left out."""
+    low, colon, high = text.partition(":")
+    try:
+        window = float(low or "-inf"), float(high or "inf")
+    except ValueError:
+        colon = ""
+    if not colon or not window[0] < window[1]:
+        raise click.BadParameter(f"{text!r} is no window in keV such as 0.2:12")
+    return window
+
+
+def pixel_size(text: str) -> tuple[float, float]:
+    """Read a size in um, or ``DYxDX`` for pixels that are not square; both over 0."""
+    height, times, width = text.lower().partition("x")
+    try:
+        size = float(height), float(width if times else height)
+    except ValueError:
+        size = 0.0, 0.0
+    if not all(0 < side < float("inf") for side in size):
+        raise click.BadParameter(f"{text!r} is no pixel size in um such as 2.5 or 2.5x3 (height x width)")
+    return size
+
+
+def map_shape(text: str) -> tuple[int, ...]:
+    """Read ``ROWSxCOLUMNSxCHANNELS``."""
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise click.BadParameter(f"{text!r} is no shape such as 192x256x1024")
+    return tuple(map(int, parts))
+
+
+def names(text: str) -> list[str]:
+    """Read names between commas."""
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
+def number_or_rule(text: str) -> int | float | str:
+    """Read a whole number, a number, or the name of a rule."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def thresholds(text: str) -> str | list[float]:
+    """Read a number a component between commas, or the name of a rule."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        return text
+
+
+def options(*decorators: Callable[[Verb], Verb]) -> Callable[[Verb], Verb]:
+    """Join decorators into one, in the order in which ``--help`` shows them."""
+
+    def decorate(verb: Verb) -> Verb:
+        for decorator in reversed(decorators):
+            verb = decorator(verb)
+        return verb
+
+    return decorate
+
+
+def speaking(verb: Verb) -> Verb:
+    """Give a verb ``--json``, ``--quiet`` and ``--log-level``, and as its first argument what it prints through."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+    @click.option("-q", "--quiet", is_flag=True, help="No progress, no warnings, and of the result only where it is.")
+    @click.option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        default="warning",
+        help="What is logged on stderr.",
+    )
+    @functools.wraps(verb)
+    def speak(*args: Any, as_json: bool, quiet: bool, log_level: str, **given: Any) -> Any:
+        with warnings.catch_warnings():
+            _log_to_stderr("error" if quiet else log_level)
+            return verb(Output(as_json=as_json, quiet=quiet), *args, **given)
+
+    return speak
+
+
+class _StderrHandler(logging.Handler):
+    # A progress bar replaces sys.stderr while it is shown: the stream is looked up for every record.
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"{record.levelname.lower()}: {schema.text(record.getMessage())}", err=True)
+
+
+def _log_to_stderr(level: str) -> None:
+    log = logging.getLogger("eds_chunked")
+    log.handlers, log.propagate = [_StderrHandler()], False
+    log.setLevel(level.upper())
+
+    def show(message: Warning | str, *where: Any, **more: Any) -> None:
+        log.warning(str(message))
+
+    warnings.showwarning = show
+
+
+memory = click.option(
+    "--memory",
+    metavar="SIZE",
+    help="Bound on the memory of the whole process, such as 2GB. [default: half of what is free, at most 4GB]",
+)
+energy = click.option(
+    "--energy", type=energy_window, metavar="LO:HI", help="Window to analyse, keV. [default: 0.2 to the beam energy]"
+)
+name = click.option("--name", metavar="RUN", help="Name of the run; a new revision if it exists.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace what is there.")
+pick = click.option("--map", "pick", metavar="NAME|NUMBER", help="Spectrum image to take, for files with several.")
+
+
+def came_from(step: str) -> Callable[[Verb], Verb]:
+    """Give a verb ``--from``, the result that it builds on."""
+    return click.option(
+        "--from", "parent", metavar="STEP/RUN", default=step, help="Result to build on; of a step or run the newest."
+    )
+
+
+_CALIBRATION = (
+    click.option("--energy-scale", type=float, metavar="KEV", help="keV a channel."),
+    click.option("--energy-offset", type=float, metavar="KEV", help="Energy at the centre of the first channel, keV."),
+    click.option("--zero-peak", type=click.Choice(["auto"]), help="Set the offset so that the zero peak is at 0 keV."),
+    click.option("--pixel-size", type=pixel_size, metavar="N|DYxDX", help="Pixel size, um (height x width)."),
+    click.option("--beam-energy", type=float, metavar="KEV", help="Beam energy, keV."),
+    click.option("--signal-type", type=click.Choice(["SEM", "TEM"], case_sensitive=False), help="Kind of microscope."),
+    click.option("--elements", type=names, metavar="A,B,..", help="Elements of the sample, such as Al,Si,O."),
+    click.option("--title", metavar="TEXT", help="Title of the map."),
+)
+_CALIBRATION_NAMES = (
+    "energy_scale",
+    "energy_offset",
+    "zero_peak",
+    "pixel_size",
+    "beam_energy",
+    "signal_type",
+    "elements",
+    "title",
+)
+
+
+def calibration(verb: Verb) -> Verb:
+    """Give a verb the options of ``calibrate``, gathered in one argument ``calibration`` with those that were used."""
+
+    @options(*_CALIBRATION)
+    @functools.wraps(verb)
+    def gather(*args: Any, **given: Any) -> Any:
+        chosen = {key: value for key in _CALIBRATION_NAMES if (value := given.pop(key)) is not None}
+        return verb(*args, calibration=chosen, **given)
+
+    return gather

@@ -1,0 +1,184 @@
+"""Verbs on what comes in: ``info``, ``convert`` and ``calibrate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from eds_chunked import schema
+from eds_chunked.cli import parameters
+from eds_chunked.cli.output import Facts, Note, Output, Piece, Rows
+
+
+@click.command()
+@click.argument("what", metavar="FILE|STORE")
+@parameters.speaking
+def info(output: Output, what: str) -> None:
+    """Say what is in a file or a store, without reading counts.
+
+    Of a file: its spectrum images with sizes and calibration. Of a store: its map, its images, and its results, which
+    of them are fresh, and with what parameters they were made.
+
+    \b
+    Example:
+      eds-chunked info map.bcf
+      eds-chunked info map.zarr
+    """
+    if _is_store(what):
+        _info_of_store(output, what)
+    else:
+        _info_of_file(output, what)
+
+
+def _is_store(what: str) -> bool:
+    path = Path(what)
+    if "://" in what or (path / "zarr.json").exists():
+        return True
+    return path.suffix == ".zarr" or (path.is_dir() and path.suffix != ".zspy")
+
+
+def _info_of_file(output: Output, file: str) -> None:
+    from eds_chunked import readers
+    from eds_chunked.cli.describing import header_facts, map_lines
+
+    maps = [header_facts(header) for header in readers.describe(file)]
+    if len(maps) == 1:
+        pieces: list[Piece] = [map_lines(maps[0], file)]
+    else:
+        pieces = [map_lines(facts, f"{file}, map {i} of {len(maps)}") for i, facts in enumerate(maps, start=1)]
+        pieces.append(Note(f"Choose one with --map NUMBER: eds-chunked convert {file} STORE --map 1"))
+    brief = "\n".join("{} x {} x {}".format(*facts["shape"]) for facts in maps)
+    output.show({"file": file, "maps": maps}, *pieces, brief=brief)
+
+
+def _info_of_store(output: Output, store: str) -> None:
+    from eds_chunked.cli.describing import bytes_on_disk, map_facts, map_lines
+    from eds_chunked.store.opening import open_map, open_tree
+    from eds_chunked.store.results import revisions, why_stale
+
+    ds = open_map(store)
+    facts = map_facts(ds)
+    tile = ds[schema.COUNTS].data.chunksize
+    tree = open_tree(store)
+    groups = tree[schema.IMAGES_GROUP].children if schema.IMAGES_GROUP in tree.children else {}
+    pictures = [
+        {"name": schema.text(image.attrs.get(schema.TITLE, "")), "shape": list(image[schema.IMAGE].shape)}
+        for image in groups.values()
+    ]
+    found = revisions(store)
+    results = [
+        {
+            "address": revision.address,
+            "stale": why_stale(store, revision, found),
+            schema.PARENT: revision.attrs.get(schema.PARENT),
+            schema.CREATED: revision.attrs[schema.CREATED],
+            schema.PARAMETERS: dict(revision.attrs.get(schema.PARAMETERS, {})),
+        }
+        for revision in found
+    ]
+    pieces: list[Piece] = [
+        map_lines(
+            facts,
+            store,
+            ("images", ", ".join(f"{p['name'] or 'image'} {p['shape'][0]} x {p['shape'][1]}" for p in pictures)),
+            ("tile", " x ".join(map(str, tile))),
+            ("on disk", bytes_on_disk(store)),
+        )
+    ]
+    if results:
+        pieces.append(_results_table(results))
+        pieces += [
+            Note(f"{r['address']} is stale: {r['stale']}. Refresh: {_refresh(store, str(r['address']))}")
+            for r in results
+            if r["stale"]
+        ]
+    else:
+        pieces.append(Note(f"No results yet: eds-chunked pca {store}"))
+    output.show(
+        {"store": store, "map": {**facts, "tile": list(tile)}, "images": pictures, "results": results},
+        *pieces,
+        brief="\n".join(str(result["address"]) for result in results),
+    )
+
+
+def _results_table(results: list[dict[str, Any]]) -> Rows:
+    rows = [
+        [
+            result["address"],
+            "stale" if result["stale"] else "fresh",
+            result[schema.PARENT] or "map",
+            result[schema.CREATED][:16].replace("T", " "),
+            ", ".join(f"{key}={_short(value)}" for key, value in result[schema.PARAMETERS].items()),
+        ]
+        for result in results
+    ]
+    columns = ["result", "state", "made of", "made (UTC)", "parameters"]
+    return Rows(columns, rows, "Results", words=columns[1:])
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + " ".join(map(_short, value)) + "]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _refresh(store: str, address: str) -> str:
+    step, run = address.rsplit(".r", 1)[0].split("/")
+    return f"eds-chunked {step} {store} --name {run}"
+
+
+@click.command()
+@click.argument("source", metavar="SOURCE")
+@click.argument("store", metavar="STORE")
+@parameters.options(parameters.pick, parameters.overwrite, parameters.memory)
+@parameters.speaking
+def convert(output: Output, source: str, store: str, pick: str | None, overwrite: bool, memory: str | None) -> None:
+    """Convert a file to a store, in one streamed pass.
+
+    The store appears when it is whole: an interrupted conversion leaves nothing that opens.
+
+    \b
+    Example:
+      eds-chunked convert map.bcf map.zarr --memory 1GB
+    """
+    from eds_chunked.cli.describing import bytes_on_disk, map_facts, map_lines
+    from eds_chunked.store.conversion import convert as convert_map
+
+    with output.working():
+        ds = convert_map(source, store, pick=pick, memory=memory, overwrite=overwrite)
+    facts = map_facts(ds)
+    output.show(
+        {"store": store, "map": facts, "seconds": output.seconds},
+        map_lines(facts, store, ("on disk", bytes_on_disk(store)), ("took", output.effort())),
+        brief=store,
+    )
+
+
+@click.command()
+@click.argument("store", metavar="STORE")
+@parameters.calibration
+@parameters.speaking
+def calibrate(output: Output, store: str, calibration: dict[str, Any]) -> None:
+    """Correct the axes and metadata of a stored map.
+
+    No count changes. Results that were made before are stale from then on: run their steps again.
+
+    \b
+    Example:
+      eds-chunked calibrate map.zarr --zero-peak auto --pixel-size 2.5 --beam-energy 20
+    """
+    from eds_chunked.cli.describing import map_facts, map_lines
+    from eds_chunked.store.calibration import calibrate as calibrate_map
+    from eds_chunked.store.results import revisions, why_stale
+
+    with output.working():
+        ds = calibrate_map(store, **calibration)
+    facts = map_facts(ds)
+    found = revisions(store)
+    stale = [revision.address for revision in found if why_stale(store, revision, found)]
+    pieces: list[Piece] = [map_lines(facts, store)]
+    if stale:
+        pieces.append(Facts([("stale now", ", ".join(stale)), ("refresh", f"eds-chunked pca {store}, and so on")]))
+    output.show({"store": store, "map": facts, "stale": stale}, *pieces, brief=store)

@@ -1,0 +1,238 @@
+"""The steps, each a verb: ``pca``, ``nmf``, ``phases``, ``spectra``, ``grains``.
+
+Each reads from the store what the step before saved, saves a new revision, and prints its address and a small table.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from eds_chunked import schema
+from eds_chunked.cli import parameters
+from eds_chunked.cli.output import Facts, Note, Output, Piece, Rows, number
+
+_noise = click.option("--noise", metavar="NAME", default="poisson", help="Scaling of the counts: poisson, or none.")
+_min_size = click.option("--min-size", type=int, default=100, metavar="PIXELS", help="Pixels of the smallest object.")
+
+
+def _scaling(noise: str) -> str | None:
+    return None if noise == "none" else noise
+
+
+def _saved(output: Output, address: str) -> Facts:
+    return Facts([("saved", address), ("took", output.effort())])
+
+
+@click.command()
+@click.argument("store", metavar="STORE")
+@click.option(
+    "-k",
+    "--components",
+    "n_components",
+    type=click.IntRange(min=1),
+    metavar="K",
+    default=20,
+    help="Components to keep.",
+)
+@click.option("--solver", metavar="NAME", default="auto", help="gram (exact), incremental, or auto.")
+@parameters.options(_noise, parameters.energy, parameters.name, parameters.memory)
+@parameters.speaking
+def pca(output: Output, store: str, name: str | None, noise: str, **given: Any) -> None:
+    """Find principal components, and advise a number of phases.
+
+    The counts are Poisson-scaled and not centred; the exact solver takes one pass to fit and one to project.
+
+    \b
+    Example:
+      eds-chunked pca map.zarr -k 20 --energy 0.2:12
+    """
+    from eds_chunked import workflow
+    from eds_chunked.decomposition.advice import advise_components
+    from eds_chunked.store.results import load
+
+    with output.working():
+        address = workflow.pca_step(store, name=name or "main", noise=_scaling(noise), **given)
+    result = load(store, address)
+    ratios = [float(ratio) for ratio in result[schema.EXPLAINED_VARIANCE_RATIO].values]
+    advice = advise_components(result) if schema.NOISE_RATIO in result else None
+    first = ratios[: max(8, advice.n_components + 2 if advice else 0)]
+    noise_ratios = [float(r) for r in result[schema.NOISE_RATIO].values] if schema.NOISE_RATIO in result else []
+    columns = ["component", "explained variance %", *(["over noise edge"] if noise_ratios else [])]
+    rows = [
+        [str(i + 1), f"{100 * ratio:.4g}", *([number(noise_ratios[i])] if i < len(noise_ratios) else [])]
+        for i, ratio in enumerate(first)
+    ]
+    pieces: list[Piece] = [Rows(columns, rows)]
+    if len(first) < len(ratios):
+        rest = len(ratios) - len(first)
+        pieces[0] = Rows(columns, [*rows, [f"+ {rest} more", f"{100 * sum(ratios[len(first) :]):.4g}"]])
+    if advice is not None:
+        pieces.append(Note(str(advice)))
+    output.show(
+        {
+            "address": address,
+            schema.EXPLAINED_VARIANCE_RATIO: ratios,
+            "advised_components": advice.n_components if advice else None,
+            "seconds": output.seconds,
+        },
+        *pieces,
+        _saved(output, address),
+        brief=address,
+    )
+
+
+@click.command()
+@click.argument("store", metavar="STORE")
+@click.option(
+    "-k",
+    "--components",
+    "n_components",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Number of components. [default: as the saved PCA advises]",
+)
+@click.option("--max-epochs", type=int, metavar="N", default=3, help="Times that the sample is gone through.")
+@click.option("--fit-pixels", type=int, metavar="N", default=131072, help="Pixels that the spectra are fitted to.")
+@click.option("--seed", type=int, metavar="N", default=0, help="Seed of the sample and the start.")
+@parameters.options(_noise, parameters.energy, parameters.name, parameters.memory)
+@parameters.speaking
+def nmf(output: Output, store: str, noise: str, **given: Any) -> None:
+    """Factorise into non-negative spectra and maps, one a phase.
+
+    \b
+    Example:
+      eds-chunked nmf map.zarr -k 4
+    """
+    from eds_chunked import workflow
+    from eds_chunked.store.results import load
+
+    with output.working():
+        address = workflow.nmf_step(store, noise=_scaling(noise), **given)
+    result = load(store, address)
+    counts = result[schema.LOADINGS].sum((schema.Y, schema.X), dtype=float) * result[schema.FACTORS].sum(schema.ENERGY)
+    total = float(counts.sum()) or 1.0
+    shares = {
+        int(c): float(value) / total for c, value in zip(result[schema.COMPONENT].values, counts.values, strict=True)
+    }
+    left = float(result[schema.OBJECTIVE][-1])
+    output.show(
+        {"address": address, "share_of_counts": shares, "unexplained": left, "seconds": output.seconds},
+        Rows(["component", "counts %"], [[str(c), f"{100 * share:.2f}"] for c, share in shares.items()]),
+        Facts([("unexplained", f"{100 * left:.3g} % of the scaled sum of squares"), *_saved(output, address).rows]),
+        brief=address,
+    )
+
+
+@click.command()
+@click.argument("store", metavar="STORE")
+@parameters.options(_min_size)
+@click.option(
+    "--threshold",
+    type=parameters.thresholds,
+    metavar="otsu|A,B,..",
+    default="otsu",
+    help="Threshold of the loadings, one a component.",
+)
+@click.option(
+    "--mixed-margin",
+    type=float,
+    metavar="SHARE",
+    default=0.2,
+    help="Margin under which a pixel of several masks is mixed.",
+)
+@parameters.options(parameters.came_from(schema.NMF), parameters.name)
+@parameters.speaking
+def phases(output: Output, store: str, parent: str, **given: Any) -> None:
+    """Make a mask a component, and the phase of every pixel.
+
+    Masks by threshold may overlap; phases are exclusive, and the table closes to 100 % with what is unassigned.
+
+    \b
+    Example:
+      eds-chunked phases map.zarr --from nmf/k4 --min-size 100
+    """
+    from eds_chunked import workflow
+    from eds_chunked.cli.describing import modal_rows
+    from eds_chunked.phases.modal import modal_table
+    from eds_chunked.store.results import load
+
+    with output.working():
+        address = workflow.phases_step(store, source=parent, **given)
+    table = modal_table(load(store, address))
+    output.show(
+        {"address": address, "modal": table, "seconds": output.seconds},
+        modal_rows(table),
+        _saved(output, address),
+        brief=address,
+    )
+
+
+@click.command()
+@click.argument("store", metavar="STORE")
+@parameters.options(parameters.came_from(schema.PHASES), parameters.name, parameters.memory)
+@parameters.speaking
+def spectra(output: Output, store: str, parent: str, **given: Any) -> None:
+    """Sum the counts of each phase, over all channels.
+
+    \b
+    Example:
+      eds-chunked spectra map.zarr --from phases/k4
+    """
+    from eds_chunked import workflow
+    from eds_chunked.store.results import load
+
+    with output.working():
+        address = workflow.spectra_step(store, source=parent, **given)
+    result = load(store, address)
+    totals = result[schema.SPECTRUM].sum(schema.ENERGY)
+    table = [
+        {schema.PHASE: int(phase), schema.N_PIXELS: int(pixels), "counts": int(counts)}
+        for phase, pixels, counts in zip(
+            result[schema.PHASE].values, result[schema.N_PIXELS].values, totals.values, strict=True
+        )
+    ]
+    rows = [
+        [str(row[schema.PHASE]), f"{row[schema.N_PIXELS]:,}", f"{row['counts']:,}",
+         number(row["counts"] / row[schema.N_PIXELS]) if row[schema.N_PIXELS] else "-"]
+        for row in table
+    ]  # fmt: skip
+    output.show(
+        {"address": address, "spectra": table, "seconds": output.seconds},
+        Rows([schema.PHASE, "pixels", "counts", "counts a pixel"], rows),
+        _saved(output, address),
+        brief=address,
+    )
+
+
+@click.command()
+@click.argument("store", metavar="STORE")
+@parameters.options(_min_size)
+@click.option(
+    "--method", metavar="NAME", default="h-maxima", help="Where grains start: h-maxima, or practical (all peaks)."
+)
+@click.option("--h", type=float, default=1.0, metavar="PIXELS", help="Height of a summit, for h-maxima.")
+@parameters.options(parameters.came_from(schema.PHASES), parameters.name)
+@parameters.speaking
+def grains(output: Output, store: str, parent: str, **given: Any) -> None:
+    """Separate the grains of every phase and measure them.
+
+    \b
+    Example:
+      eds-chunked grains map.zarr --from phases/k4 --min-size 100
+    """
+    from eds_chunked import workflow
+    from eds_chunked.cli.describing import size_pieces
+    from eds_chunked.grains.statistics import compare_phases
+    from eds_chunked.store.results import load
+
+    with output.working():
+        address = workflow.grains_step(store, source=parent, **given)
+    table = compare_phases(load(store, address))
+    output.show(
+        {"address": address, "grain_sizes": table, "seconds": output.seconds},
+        *size_pieces(table),
+        _saved(output, address),
+        brief=address,
+    )

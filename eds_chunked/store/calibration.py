@@ -1,0 +1,225 @@
+"""Calibration of a map: its coordinates and metadata, never a count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from eds_chunked import schema
+from eds_chunked.errors import ParameterError
+from eds_chunked.store.backend import Location, location_text, zarr_store
+from eds_chunked.store.opening import open_map
+from eds_chunked.store.provenance import event, fingerprint
+from eds_chunked.store.zero_peak import zero_peak_channel
+
+Array = np.ndarray[Any, Any]
+
+_SIGNAL_TYPES = {"SEM": schema.SEM, "TEM": schema.TEM}
+
+_PERIODIC_TABLE = (
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb "
+    "Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au "
+    "Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts "
+    "Og"
+)
+_SYMBOLS = frozenset(_PERIODIC_TABLE.split())
+
+
+def calibrate(
+    store: Location,
+    *,
+    energy_scale: float | None = None,
+    energy_offset: float | None = None,
+    zero_peak: Literal["auto"] | None = None,
+    pixel_size: float | tuple[float, float] | None = None,
+    beam_energy: float | None = None,
+    signal_type: Literal["SEM", "TEM"] | None = None,
+    elements: Iterable[str] | None = None,
+    title: str | None = None,
+) -> xr.Dataset:
+    """Set the axes and metadata of a stored map; what is not given stays as it is, and no count is read or changed.
+
+    The change is noted in the map's history. Results that were saved before are stale from then on.
+
+    Parameters
+    ----------
+    store
+        Path or URL of the store.
+    energy_scale
+        keV per channel.
+    energy_offset
+        keV at the centre of channel 0.
+    zero_peak
+        ``"auto"`` finds the zero (strobe) peak in the sum spectrum and sets the offset so that it lies at 0 keV.
+    pixel_size
+        Size of a pixel in um: one number, or (height, width).
+    beam_energy
+        keV.
+    signal_type
+        ``"SEM"`` or ``"TEM"``.
+    elements
+        Symbols of all elements in the sample; an empty list forgets them.
+    title
+        Name of the map.
+
+    Returns
+    -------
+    The map, opened lazily, with its new coordinates in um and keV.
+
+    Raises
+    ------
+    ParameterError
+        Nothing to set, a value that cannot be, or no zero peak.
+    StoreNotFoundError, StoreError
+        There is no store, or its conversion did not finish.
+    """
+    given: dict[str, Any] = {
+        "energy_scale": energy_scale,
+        "energy_offset": energy_offset,
+        "zero_peak": zero_peak,
+        "pixel_size": pixel_size,
+        "beam_energy": beam_energy,
+        "signal_type": signal_type,
+        "elements": None if elements is None else _symbols(elements),
+        "title": title,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
+        raise ParameterError(
+            "calibrate", found="nothing to set", expected="at least one value", fix="--energy-offset -0.4724"
+        )
+    attrs = _new_attrs(given)
+    ds = open_map(store)
+    axes: dict[str, tuple[Array, str]] = {}
+    if given.keys() & {"energy_scale", "energy_offset", "zero_peak"}:
+        axes[schema.ENERGY] = _energies(ds, given), schema.KEV
+        given["energy_offset"] = float(axes[schema.ENERGY][0][0])
+    if schema.PIXEL_SIZE in attrs:
+        sizes = schema.pixel_size(ds)
+        for axis, old, new in zip((schema.Y, schema.X), sizes[:2], attrs[schema.PIXEL_SIZE], strict=True):
+            axes[axis] = (float(ds[axis][0]) / old + np.arange(ds.sizes[axis])) * new, schema.MICROMETRE
+    _write(store, ds, axes, attrs, event("calibrate", **given))
+    return open_map(store)
+
+
+def _write(
+    store: Location,
+    ds: xr.Dataset,
+    axes: dict[str, tuple[Array, str]],
+    attrs: dict[str, Any],
+    done: dict[str, Any],
+) -> None:
+    """Write the coordinates, then the document of the map in one put.
+
+    The document has the new fingerprint. In the other order a crash in between could pass old coordinates for new
+    ones; this way the same call again puts everything right.
+    """
+    for axis, (values, unit) in axes.items():
+        ds = ds.assign_coords({axis: (axis, values, {**ds[axis].attrs, "units": unit})})
+        array = zarr.open_array(zarr_store(store), path=f"{schema.MAP_GROUP}/{axis}", mode="r+")
+        array[:] = values
+        array.attrs["units"] = unit
+    history = [*ds.attrs.get(schema.HISTORY, []), done]
+    changed = attrs | {schema.HISTORY: history, schema.FINGERPRINT: fingerprint(ds.assign_attrs(attrs))}
+    zarr.open_group(zarr_store(store), path=schema.MAP_GROUP, mode="r+").update_attributes(changed)
+
+
+def _new_attrs(given: dict[str, Any]) -> dict[str, Any]:
+    """Check the values that are given, replacing them by what is stored, and return the attributes that they make."""
+    if "energy_offset" in given and "zero_peak" in given:
+        raise ParameterError("energy offset", found="energy_offset and zero_peak", expected="one", fix="leave one out")
+    if given.get("zero_peak", "auto") != "auto":
+        raise ParameterError("zero_peak", found=repr(given["zero_peak"]), expected="'auto'", fix="--zero-peak auto")
+    for name, unit, fix in (
+        ("energy_scale", "keV per channel", "--energy-scale 0.01"),
+        ("beam_energy", "keV", "--beam-energy 20"),
+    ):
+        if name in given:
+            given[name] = _positive(name, given[name], unit=unit, fix=fix)
+    if "energy_offset" in given:
+        given["energy_offset"] = _finite("energy_offset", given["energy_offset"], unit="keV", fix="--energy-offset 0")
+    attrs: dict[str, Any] = {}
+    if "pixel_size" in given:
+        pair = np.ravel(np.asarray(given["pixel_size"], object)).tolist()
+        if len(pair) not in (1, 2):
+            raise ParameterError(
+                "pixel_size", found=repr(given["pixel_size"]), expected="one size or (height, width)", fix="(1.5, 2.0)"
+            )
+        sizes = [_positive("pixel_size", size, unit="um", fix="--pixel-size 1.5") for size in pair]
+        attrs[schema.PIXEL_SIZE] = given["pixel_size"] = [sizes[0], sizes[-1]]
+    if "beam_energy" in given:
+        attrs[schema.BEAM_ENERGY] = given["beam_energy"]
+    if "signal_type" in given:
+        if given["signal_type"] not in _SIGNAL_TYPES:
+            raise ParameterError(
+                "signal_type", found=repr(given["signal_type"]), expected="SEM or TEM", fix="--signal-type SEM"
+            )
+        attrs[schema.SIGNAL_TYPE] = _SIGNAL_TYPES[given["signal_type"]]
+    if "elements" in given:
+        attrs[schema.ELEMENTS] = given["elements"]
+    if "title" in given:
+        attrs[schema.TITLE] = given["title"] = schema.text(given["title"])
+    return attrs
+
+
+def _finite(name: str, value: Any, *, unit: str, fix: str) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ParameterError(name, found=repr(value), expected=f"a number ({unit})", fix=fix)
+    return number
+
+
+def _positive(name: str, value: Any, *, unit: str, fix: str) -> float:
+    number = _finite(name, value, unit=unit, fix=fix)
+    if number <= 0:
+        raise ParameterError(name, found=repr(value), expected=f"a number above 0 ({unit})", fix=fix)
+    return number
+
+
+def _symbols(elements: Iterable[str]) -> list[str]:
+    symbols = [elements] if isinstance(elements, str) else list(elements)
+    for symbol in symbols:
+        if symbol not in _SYMBOLS:
+            meant = str(symbol).strip().capitalize()
+            raise ParameterError(
+                "elements",
+                found=repr(symbol),
+                expected="symbols of elements, one each",
+                fix=f"write {meant}" if meant in _SYMBOLS else "--elements Si,Al,O",
+            )
+    # In one order, since the same elements are the same calibration.
+    return sorted(set(symbols))
+
+
+def _energies(ds: xr.Dataset, given: dict[str, Any]) -> Array:
+    """Return the keV of all channels."""
+    old = ds[schema.ENERGY].values
+    calibrated = ds[schema.ENERGY].attrs.get("units") == schema.KEV
+    if not calibrated and "energy_scale" not in given:
+        raise ParameterError(
+            "energy_scale",
+            found=f"a map in {location_text(ds.encoding['source'])} whose energies count channels",
+            expected="the keV per channel as well",
+            fix="--energy-scale 0.01",
+        )
+    present = float(old[-1] - old[0]) / max(1, len(old) - 1)
+    scale = float(given.get("energy_scale", present))
+    # On an axis that counts channels the first may be another than 0.
+    offset = float(old[0]) if calibrated else float(old[0]) * scale
+    if "energy_offset" in given:
+        offset = given["energy_offset"]
+    if "zero_peak" in given:
+        # An offset of exactly 0 is what formats without one say; one that goes with another scale is not known either.
+        known = calibrated and "energy_scale" not in given and offset != 0
+        spectrum = ds[schema.SUM_SPECTRUM].values
+        offset = -scale * zero_peak_channel(spectrum, scale=scale, offset=offset if known else None)
+    energies: Array = offset + scale * np.arange(len(old))
+    return energies

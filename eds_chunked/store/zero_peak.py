@@ -1,0 +1,104 @@
+"""The zero (strobe) peak: pulses of no energy that the detector's electronics puts into the spectrum."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from eds_chunked.errors import ParameterError
+
+Array = np.ndarray[Any, Any]
+
+NEAR_ZERO_KEV = 0.15
+"""How far from 0 keV a calibrated axis may show it. The first line of common elements is carbon's, 0.28 keV."""
+FIRST_CHANNELS = 128
+"""Where it is looked for on an axis whose offset is not known: detectors keep some 50 to 100 channels below 0 keV."""
+
+_WIDEST_KEV = 0.12
+_FOOT = 0.02
+"""Electronics rejects the smallest X-ray pulses, so the peak stands alone: both its feet are below this share of it."""
+_LEAST_COUNTS = 30
+_ASYMMETRY = 0.25
+
+
+def zero_peak_channel(spectrum: Array, *, scale: float, offset: float | None) -> float:
+    """Find the zero peak and return its centroid in channels, to a small fraction of a channel.
+
+    It is the lowest peak of the spectrum that is narrow, symmetric, and stands alone: nothing below it, a gap above.
+
+    Parameters
+    ----------
+    spectrum
+        (channels,) counts.
+    scale
+        keV per channel.
+    offset
+        keV of channel 0 where it is known: the peak then is sought within 0.15 keV of 0. None: in the first channels.
+
+    Raises
+    ------
+    ParameterError
+        There is no such peak.
+    """
+    counts = np.asarray(spectrum, np.float64)
+    for channel in range(min(FIRST_CHANNELS, len(counts))) if offset is None else range(len(counts)):
+        if offset is not None and abs(offset + scale * channel) > NEAR_ZERO_KEV + scale:
+            continue
+        centroid = _centroid_of_lone_peak(counts, channel, scale)
+        if centroid is not None and (offset is None or abs(offset + scale * centroid) <= NEAR_ZERO_KEV):
+            return centroid
+    raise _no_peak(counts, scale, offset)
+
+
+def _centroid_of_lone_peak(counts: Array, top: int, scale: float) -> float | None:
+    """Return the centroid of the peak whose highest channel is ``top``, or None if there is none or it is another's."""
+    height = counts[top]
+    reach = max(2, math.ceil(NEAR_ZERO_KEV / scale))
+    first = max(0, top - reach)
+    left, right = counts[first : top + 1][::-1], counts[top : top + reach + 1]
+    if height < _LEAST_COUNTS or height < max(left.max(), right.max()):
+        return None
+    if max(left.min(), right.min()) > _FOOT * height:
+        return None
+    foot = top - int(np.argmax(left <= _FOOT * height))
+    if counts[:foot].sum() > _FOOT * counts[foot : top + reach + 1].sum():
+        return None
+    below, above = _half_width(left), _half_width(right)
+    width = below + above
+    if width * scale > _WIDEST_KEV + scale:
+        return None
+    # 1.5 widths hold all but 0.05 % of a Gaussian, so that where the window ends does not move the mean.
+    n = max(2, math.ceil(1.5 * width))
+    channels = np.arange(max(0, top - n), min(len(counts), top + n + 1))
+    background = np.interp(channels, [channels[0], channels[-1]], [left[: n + 1].min(), right[: n + 1].min()])
+    peak = np.clip(counts[channels] - background, 0, None)
+    centroid = float(peak @ channels / peak.sum())
+    middle = top + (above - below) / 2
+    return centroid if abs(centroid - middle) <= _ASYMMETRY * width else None
+
+
+def _half_width(flank: Array) -> float:
+    """Channels from the top, ``flank[0]``, to where a flank passes half of it."""
+    under = int(np.argmax(flank <= flank[0] / 2))
+    upper, lower = flank[under - 1], flank[under]
+    return under - 1 + float((upper - flank[0] / 2) / (upper - lower))
+
+
+def _no_peak(counts: Array, scale: float, offset: float | None) -> ParameterError:
+    expected = "a narrow symmetric peak that stands alone"
+    fix = "state energy_offset, the keV of channel 0, in place of zero_peak"
+    if offset is None:
+        return ParameterError(
+            "zero_peak", found=f"no such peak in the first {FIRST_CHANNELS} channels", expected=expected, fix=fix
+        )
+    end = offset + scale * (len(counts) - 1)
+    found = f"none within {NEAR_ZERO_KEV} keV of 0 on an axis from {offset:.4g} to {end:.4g} keV"
+    for channel in range(min(FIRST_CHANNELS, len(counts))):
+        centroid = _centroid_of_lone_peak(counts, channel, scale)
+        if centroid is not None:
+            found += f", but one at {offset + scale * centroid:.4g} keV"
+            fix = f"energy_offset={-scale * centroid:.6g}, if that is the zero peak"
+            break
+    return ParameterError("zero_peak", found=found, expected=expected, fix=fix)
