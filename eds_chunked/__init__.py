@@ -11,4 +11,15 @@ import lazy_loader
 
 # The names are in __init__.pyi. Each module is imported when its first name is used, so that `import eds_chunked` and
 # `eds-chunked --help` need none of the numerical libraries.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    import importlib
+    import sys
+
+    value = _attribute(name)
+    if "xarray" in sys.modules:
+        # Whoever uses the package together with xarray finds `ds.eds` there.
+        importlib.import_module(f"{__name__}.accessor")
+    return value

@@ -80,9 +80,9 @@ def _cgroup_free(membership: Path = Path("/proc/self/cgroup"), mount: Path = Pat
                 if limit != "max":
                     # Files that were read count as used, but give way to whoever needs the memory.
                     cache = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                    used = int((folder / used_name).read_text()) - int(cache[cache_name])
+                    used = int((folder / used_name).read_text()) - int(cache.get(cache_name, 0))
                     free.append(int(limit) - used)
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError):
                 pass  # A level without the files has no limit of its own.
             if folder == root or root not in folder.parents:
                 break

@@ -32,7 +32,7 @@ SHAPE = (7, 11, 331)
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     path = tmp_path / "rock.zarr"
-    convert(synthetic.rock(SHAPE, counts_per_pixel=200, pixel_size=(1.5, 2.5)), path)
+    convert(synthetic.rock(SHAPE, counts_per_pixel=2000, pixel_size=(1.5, 2.5)), path)
     return path
 
 
@@ -166,7 +166,7 @@ def test_an_axis_without_calibration_gets_its_units(store: Path) -> None:
     ds = calibrate(store, energy_scale=0.01, zero_peak="auto")
     assert ds[schema.ENERGY].attrs["units"] == "keV"
     assert ds[schema.Y].attrs["units"] == "pixel"
-    np.testing.assert_allclose(ds[schema.ENERGY][0], -0.47, rtol=0, atol=0.002)
+    np.testing.assert_allclose(ds[schema.ENERGY][0], -0.47, rtol=0, atol=0.001)
     assert calibrate(store, pixel_size=4)[schema.X].attrs["units"] == "um"
 
 
@@ -207,8 +207,8 @@ def test_there_must_be_a_store(tmp_path: Path) -> None:
 def test_the_zero_peak_comes_to_lie_at_zero(store: Path, wrong_by: float) -> None:
     calibrate(store, energy_offset=-0.47 + wrong_by)
     ds = calibrate(store, zero_peak="auto")
-    # About 770 counts of the peak: its centroid is known to a tenth of a channel of 10 eV.
-    np.testing.assert_allclose(ds[schema.ENERGY][0], -0.47, rtol=0, atol=0.002)
+    # 7700 counts of the peak: its centroid is known to 0.025 channels of 10 eV.
+    np.testing.assert_allclose(ds[schema.ENERGY][0], -0.47, rtol=0, atol=0.001)
     again = calibrate(store, zero_peak="auto")
     np.testing.assert_allclose(again[schema.ENERGY], ds[schema.ENERGY], rtol=0, atol=1e-12)
 
@@ -252,7 +252,7 @@ def test_without_a_strobe_no_x_ray_line_is_taken_for_it(tmp_path: Path) -> None:
 def test_a_file_without_an_offset_gets_one(store: Path) -> None:
     calibrate(store, energy_offset=0)
     ds = calibrate(store, zero_peak="auto")
-    np.testing.assert_allclose(ds[schema.ENERGY][0], -0.47, rtol=0, atol=0.002)
+    np.testing.assert_allclose(ds[schema.ENERGY][0], -0.47, rtol=0, atol=0.001)
 
 
 def test_a_peak_far_from_zero_is_named_but_not_taken(store: Path) -> None:

@@ -106,6 +106,7 @@ def test_hyperspy_finds_the_same_axes_and_metadata(hs: Any, tmp_path: Path) -> N
         "detector_type": "XFlash 6|10",
         "elevation_angle_deg": 35.0,
         "azimuth_angle_deg": 90.0,
+        "energy_resolution_mn_ka_ev": 125.97,
         "stage_x_um": 62409.2,
         "working_distance_mm": 7.5,
         "a/b": {".": [1, None, {"/": "x\0y"}], "empty": [], "": "nameless"},
@@ -128,7 +129,7 @@ def test_hyperspy_finds_the_same_axes_and_metadata(hs: Any, tmp_path: Path) -> N
     assert (instrument.beam_energy, instrument.working_distance, instrument.Stage.x) == (15.0, 7.5, 62.4092)
     assert instrument.Detector.EDS.as_dictionary() == {
         "detector_type": "XFlash 6|10", "elevation_angle": 35.0, "azimuth_angle": 90.0,
-        "live_time": 12.5, "real_time": 15.0,
+        "energy_resolution_MnKa": 125.97, "live_time": 12.5, "real_time": 15.0,
     }  # fmt: skip
     original = signal.original_metadata
     assert original.get_item("detector_type") == "XFlash 6|10"
@@ -164,7 +165,9 @@ def test_a_real_map_is_as_hyperspy_reads_its_source(hs: Any, tmp_path: Path, nam
     source = real_data(name)
     convert(source, tmp_path / "map.zarr")
     ours = hs.load(export(tmp_path / "map.zarr", tmp_path / "map.hspy"))
-    theirs = hs.load(source)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Loading old file version", category=UserWarning)
+        theirs = hs.load(source)
     if isinstance(theirs, list):
         (theirs,) = [signal for signal in theirs if "EDS" in type(signal).__name__]
     assert type(ours) is type(theirs)

@@ -20,7 +20,8 @@ _WIDEST_KEV = 0.12
 _FOOT = 0.02
 """Electronics rejects the smallest X-ray pulses, so the peak stands alone: both its feet are below this share of it."""
 _LEAST_COUNTS = 30
-_ASYMMETRY = 0.25
+_MOST_SKEWED = 0.5
+"""An edge where noise sets in has a skewness of 1 to 2, a Gaussian none."""
 
 
 def zero_peak_channel(spectrum: Array, *, scale: float, offset: float | None) -> float:
@@ -65,8 +66,7 @@ def _centroid_of_lone_peak(counts: Array, top: int, scale: float) -> float | Non
     foot = top - int(np.argmax(left <= _FOOT * height))
     if counts[:foot].sum() > _FOOT * counts[foot : top + reach + 1].sum():
         return None
-    below, above = _half_width(left), _half_width(right)
-    width = below + above
+    width = _half_width(left) + _half_width(right)
     if width * scale > _WIDEST_KEV + scale:
         return None
     # 1.5 widths hold all but 0.05 % of a Gaussian, so that where the window ends does not move the mean.
@@ -75,8 +75,10 @@ def _centroid_of_lone_peak(counts: Array, top: int, scale: float) -> float | Non
     background = np.interp(channels, [channels[0], channels[-1]], [left[: n + 1].min(), right[: n + 1].min()])
     peak = np.clip(counts[channels] - background, 0, None)
     centroid = float(peak @ channels / peak.sum())
-    middle = top + (above - below) / 2
-    return centroid if abs(centroid - middle) <= _ASYMMETRY * width else None
+    away = channels - centroid
+    spread = math.sqrt(peak @ away**2 / peak.sum())
+    skewness = float(peak @ away**3 / peak.sum()) / max(spread, 1e-9) ** 3
+    return centroid if abs(skewness) <= _MOST_SKEWED else None
 
 
 def _half_width(flank: Array) -> float:
