@@ -88,7 +88,7 @@ def test_full_pca_gives_the_counts_back():
 
 @pytest.mark.parametrize("components", [[0], [4], [1, 2, 7], [], [-1]])
 def test_wrong_components_are_refused(result, components):
-    with pytest.raises(ParameterError, match="components: found .* expected some of 1 to 3"):
+    with pytest.raises(ParameterError, match=r"components: found .* expected some of 1 to 3"):
         reconstruct(result, components=components)
 
 

@@ -1,6 +1,7 @@
 """Principal components against NumPy, scikit-learn and HyperSpy on the whole matrix."""
 
 import importlib
+import itertools
 import warnings
 
 import numpy as np
@@ -213,7 +214,7 @@ def by_hand(counts, k):
     starts = list(range(0, len(order) - 2 * size + 1, size))
     edges = [*starts, starts[-1] + size, len(order)]
     oracle = IncrementalPCA(n_components=k)
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in itertools.pairwise(edges):
         oracle.partial_fit(X[order[first:last]])
     return oracle
 
@@ -277,7 +278,7 @@ def test_map_without_counts_is_refused(solver):
 
 @pytest.mark.parametrize("n_components", [0, -1, 14, 2.5, None])
 def test_wrong_number_of_components_is_refused(n_components):
-    with pytest.raises(ParameterError, match="number of components: found .* from 1 to 13 for 77 pixels"):
+    with pytest.raises(ParameterError, match=r"number of components: found .* from 1 to 13 for 77 pixels"):
         pca(as_map(made_counts((7, 11, 13))), n_components=n_components)
 
 

@@ -64,7 +64,7 @@ def test_a_refusal_names_the_smallest_budget_that_works(idle, need):
     with pytest.raises(MemoryBudgetError, match="memory for test: found a budget of 300 kB") as refused:
         plan(need, memory="300kB")
     named = refused.value.fix.removeprefix("--memory ")
-    assert plan(need, memory=named).workers == 1
+    assert plan(need, memory=named, max_workers=1).workers == 1
     with pytest.raises(MemoryBudgetError):
         plan(need, memory=parse_size(named) - 10 * MB)
     assert isinstance(refused.value, MemoryError)

@@ -12,7 +12,7 @@ import pytest
 
 from eds_chunked import schema, synthetic
 from eds_chunked.errors import MemoryBudgetError, ParameterError, StoreError, StoreExistsError
-from eds_chunked.readers.base import MapHeader
+from eds_chunked.readers.base import Band, MapHeader
 from eds_chunked.readers.hspy import HspyReader
 from eds_chunked.store.calibration import calibrate
 from eds_chunked.store.conversion import convert
@@ -26,10 +26,8 @@ Array = np.ndarray[Any, Any]
 @pytest.fixture(scope="module")
 def hs() -> Any:
     with warnings.catch_warnings():
-        # HyperSpy and eXSpy warn about their own names when they are imported.
-        warnings.filterwarnings("ignore", category=UserWarning)
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=SyntaxWarning)
+        # eXSpy imports HyperSpy's classes from where they no longer are.
+        warnings.filterwarnings("ignore", message="Importing .* is deprecated", category=UserWarning)
         import exspy  # noqa: F401
         import hyperspy.api as hs
     return hs
@@ -47,8 +45,6 @@ class Made:
         return self.counts.nbytes
 
     def bands(self, rows: int) -> Any:
-        from eds_chunked.readers.base import Band
-
         for y0 in range(0, self.counts.shape[0], rows):
             band = self.counts[y0 : y0 + rows]
             yield Band(y0, len(band), band)
@@ -111,7 +107,7 @@ def test_hyperspy_finds_the_same_axes_and_metadata(hs: Any, tmp_path: Path) -> N
         "working_distance_mm": 7.5,
         "a/b": {".": [1, None, {"/": "x\0y"}], "empty": [], "": "nameless"},
     }
-    reader = Made(counts_of((7, 11, 61), 9), live_time=12.5, real_time=15.0, metadata=metadata)
+    reader = Made(counts_of((7, 11, 61), 9), energy_scale=0.04, live_time=12.5, real_time=15.0, metadata=metadata)
     convert(reader, tmp_path / "map.zarr")
     ds = calibrate(tmp_path / "map.zarr", beam_energy=15, elements=["Si", "Al"], signal_type="TEM", title="dacite")
     signal = hs.load(export(tmp_path / "map.zarr", tmp_path / "map.hspy"))

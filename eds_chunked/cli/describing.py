@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eds_chunked import schema
-from eds_chunked.cli.output import Facts, Note, Piece, Rows, number
+from eds_chunked.cli.output import Facts, Note, Piece, Rows, decimals, number
 from eds_chunked.memory import format_size
 
 if TYPE_CHECKING:
@@ -140,11 +140,13 @@ def modal_rows(table: pd.DataFrame, heading: str = "Phases") -> Rows:
     unit = area.removeprefix("area_")
     columns = ["phase", "pixels", *(() if unit == "px" else (f"area {unit}",)), "area %", "mask %"]
     rows = []
+    # As few decimals as the area of one pixel has to have.
+    places = decimals(float((table[area] / table[schema.N_PIXELS]).max()), digits=2)
     for row in table.to_dict("records"):
         cells = [str(row["phase"]), f"{row[schema.N_PIXELS]:,}"]
         if unit != "px":
-            cells.append(number(float(row[area])))
-        rows.append([*cells, f"{row['area_percent']:.2f}", _or_dash(row["mask_percent"], ".2f")])
+            cells.append(f"{row[area]:,.{places}f}")
+        rows.append([*cells, f"{row['area_percent']:.2f}", _or_dash(row["mask_percent"], 2)])
     return Rows(columns, rows, heading)
 
 
@@ -163,36 +165,36 @@ def size_pieces(table: pd.DataFrame) -> list[Piece]:
     columns = [schema.PHASE, "grains", "used", "cut by\nedge", "too\nsmall"]
     columns += [name for name, _ in _COMPARED]
     columns.insert(columns.index("median"), "95 % CI")
-    rows, notes = [], []
+    rows, without = [], []
+    places = decimals(float(table[schema.measured("geometric_mean", unit)].min()))
     for row in table.to_dict("records"):
-        cells = {name: number(float(row[schema.measured(key, unit)]), 3) for name, key in _COMPARED}
-        low, high = (float(row[schema.measured(f"geometric_mean_ci_{end}", unit)]) for end in ("low", "high"))
-        cells["95 % CI"] = f"{number(low, 3)} to {number(high, 3)}" if math.isfinite(low) else "-"
+        cells = {name: _or_dash(row[schema.measured(key, unit)], places) for name, key in _COMPARED}
+        low, high = (row[schema.measured(f"geometric_mean_ci_{end}", unit)] for end in ("low", "high"))
+        cells["95 % CI"] = f"{low:,.{places}f}-{high:,.{places}f}" if math.isfinite(low) else "-"
         counted = [f"{row[n]:,}" for n in ("n_grains", "n_used", "n_edge_excluded", "n_small_excluded")]
         rows.append([str(row[schema.PHASE]), *counted, *(cells[name] for name in columns[5:])])
         if row["reason"]:
-            notes.append(f"Phase {row[schema.PHASE]}: {row['reason']}.")
+            without.append(str(row[schema.PHASE]))
     heading = f"Grain sizes (apparent diameters, {unit if unit == schema.MICROMETRE else 'pixels'})"
     pieces: list[Piece] = [Rows(columns, rows, heading)]
-    return pieces + ([Note(" ".join(notes))] if notes else [])
+    if without:
+        phases = f"phase {without[0]}" if len(without) == 1 else f"phases {', '.join(without)}"
+        pieces.append(Note(f"No averages for {phases}: too few usable grains."))
+    return pieces
 
 
 def statistics_rows(table: pd.DataFrame, heading: str) -> Rows:
     """Return the size statistics of one sample for people."""
     rows = []
+    places = decimals(float(table.loc[table["unit"] != "1", "value"].min()))
     for row in table.to_dict("records"):
         value, low, high = (float(row[name]) for name in ("value", "ci_low", "ci_high"))
-        interval = f"{number(low)} to {number(high)}" if math.isfinite(low) else ""
+        interval = f"{low:,.{places}f}-{high:,.{places}f}" if math.isfinite(low) else ""
+        counted = row["unit"] == "1" and value.is_integer()
         unit = "" if row["unit"] == "1" else row["unit"]
-        rows.append([row["measure"], number(value), unit, interval, row["method"]])
+        rows.append([row["measure"], f"{value:,.{0 if counted else places}f}", unit, interval, row["method"]])
     return Rows(["measure", "value", "unit", "95 % CI", "method"], rows, heading, words=("unit", "method"))
 
 
-def _or_dash(value: float, form: str) -> str:
-    return format(value, form) if math.isfinite(value) else "-"
-
-
-def share_rows(numbers: Sequence[int], shares: Sequence[float], *, first: str, second: str, heading: str) -> Rows:
-    """Return numbered shares, in per cent, for people."""
-    rows = [[str(n), f"{100 * share:.4g}"] for n, share in zip(numbers, shares, strict=True)]
-    return Rows([first, second], rows, heading)
+def _or_dash(value: float, places: int) -> str:
+    return f"{value:,.{places}f}" if math.isfinite(value) else "-"

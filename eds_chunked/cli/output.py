@@ -123,12 +123,16 @@ def _table_lines(table: Rows) -> list[str]:
     from rich.table import Table
 
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    lines = 1 + max(column.count("\n") for column in table.columns)
     for number, column in enumerate(table.columns):
         words = number == 0 or column in table.words
-        drawn.add_column(column, justify="left" if words else "right", no_wrap=not words, vertical="bottom")
+        header = "\n" * (lines - 1 - column.count("\n")) + column
+        drawn.add_column(header, justify="left" if words else "right", no_wrap=column not in table.words)
     for row in table.rows:
         drawn.add_row(*row)
-    console = Console(width=_width(), markup=False, highlight=False, emoji=False)
+    # Words may wrap, numbers may not be cut: a table of numbers takes the width that it needs.
+    width = _width() if table.words else 1000
+    console = Console(width=width, markup=False, highlight=False, emoji=False)
     with console.capture() as captured:
         console.print(drawn)
     return [line.rstrip() for line in captured.get().splitlines()]
@@ -147,14 +151,19 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """Return a number for a table: whole with thousands apart, else ``digits`` significant; ``-`` for none."""
-    if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) >= 10**digits):
-        return f"{int(value):,}"
+    """Return a number for people: ``digits`` significant, thousands apart; ``-`` for none."""
     if not math.isfinite(value):
         return "-"
-    if abs(value) >= 10**digits:
+    if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
     return f"{value:.{digits}g}"
+
+
+def decimals(smallest: float, digits: int = 3) -> int:
+    """Return how many decimals give ``smallest`` that many significant digits, to write a whole table with."""
+    if not (math.isfinite(smallest) and smallest > 0):
+        return 0
+    return min(6, max(0, digits - 1 - math.floor(math.log10(smallest))))
 
 
 def plain(value: Any) -> Any:

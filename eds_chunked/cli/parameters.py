@@ -91,8 +91,9 @@ def speaking(verb: Verb) -> Verb:
     @click.option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"]),
+        metavar="LEVEL",
         default="warning",
-        help="What is logged on stderr.",
+        help="What stderr tells: debug, info, warning or error.",
     )
     @functools.wraps(verb)
     def speak(*args: Any, as_json: bool, quiet: bool, log_level: str, **given: Any) -> Any:
@@ -123,7 +124,8 @@ def _log_to_stderr(level: str) -> None:
 memory = click.option(
     "--memory",
     metavar="SIZE",
-    help="Bound on the memory of the whole process, such as 2GB. [default: half of what is free, at most 4GB]",
+    help="Bound on the memory of the whole process, such as 2GB.",
+    show_default="half of what is free, at most 4GB",
 )
 energy = click.option(
     "--energy", type=energy_window, metavar="LO:HI", help="Window to analyse, keV. [default: 0.2 to the beam energy]"
@@ -143,10 +145,15 @@ def came_from(step: str) -> Callable[[Verb], Verb]:
 _CALIBRATION = (
     click.option("--energy-scale", type=float, metavar="KEV", help="keV a channel."),
     click.option("--energy-offset", type=float, metavar="KEV", help="Energy at the centre of the first channel, keV."),
-    click.option("--zero-peak", type=click.Choice(["auto"]), help="Set the offset so that the zero peak is at 0 keV."),
+    click.option(
+        "--zero-peak",
+        type=click.Choice(["auto"]),
+        metavar="auto",
+        help="Set the offset so that the zero peak is at 0 keV.",
+    ),
     click.option("--pixel-size", type=pixel_size, metavar="N|DYxDX", help="Pixel size, um (height x width)."),
     click.option("--beam-energy", type=float, metavar="KEV", help="Beam energy, keV."),
-    click.option("--signal-type", type=click.Choice(["SEM", "TEM"], case_sensitive=False), help="Kind of microscope."),
+    click.option("--signal-type", type=click.Choice(["SEM", "TEM"]), metavar="SEM|TEM", help="Kind of microscope."),
     click.option("--elements", type=names, metavar="A,B,..", help="Elements of the sample, such as Al,Si,O."),
     click.option("--title", metavar="TEXT", help="Title of the map."),
 )

@@ -109,18 +109,17 @@ def _results_table(results: list[dict[str, Any]]) -> Rows:
             result["address"],
             "stale" if result["stale"] else "fresh",
             result[schema.PARENT] or "map",
-            result[schema.CREATED][:16].replace("T", " "),
-            ", ".join(f"{key}={_short(value)}" for key, value in result[schema.PARAMETERS].items()),
+            " ".join(f"{key}={_short(value)}" for key, value in result[schema.PARAMETERS].items()),
         ]
         for result in results
     ]
-    columns = ["result", "state", "made of", "made (UTC)", "parameters"]
+    columns = ["result", "state", "made of", "parameters"]
     return Rows(columns, rows, "Results", words=columns[1:])
 
 
 def _short(value: object) -> str:
     if isinstance(value, list | tuple):
-        return "[" + " ".join(map(_short, value)) + "]"
+        return ",".join(map(_short, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -14,7 +14,6 @@ from eds_chunked.cli import parameters
 from eds_chunked.cli.output import Facts, Note, Output, Piece, Rows, number
 
 _noise = click.option("--noise", metavar="NAME", default="poisson", help="Scaling of the counts: poisson, or none.")
-_min_size = click.option("--min-size", type=int, default=100, metavar="PIXELS", help="Pixels of the smallest object.")
 
 
 def _scaling(noise: str) -> str | None:
@@ -61,13 +60,13 @@ def pca(output: Output, store: str, name: str | None, noise: str, **given: Any) 
     noise_ratios = [float(r) for r in result[schema.NOISE_RATIO].values] if schema.NOISE_RATIO in result else []
     columns = ["component", "explained variance %", *(["over noise edge"] if noise_ratios else [])]
     rows = [
-        [str(i + 1), f"{100 * ratio:.4g}", *([number(noise_ratios[i])] if i < len(noise_ratios) else [])]
+        [str(i + 1), f"{100 * ratio:.3f}", *([f"{noise_ratios[i]:.2f}"] if i < len(noise_ratios) else [])]
         for i, ratio in enumerate(first)
     ]
     pieces: list[Piece] = [Rows(columns, rows)]
     if len(first) < len(ratios):
         rest = len(ratios) - len(first)
-        pieces[0] = Rows(columns, [*rows, [f"+ {rest} more", f"{100 * sum(ratios[len(first) :]):.4g}"]])
+        pieces[0] = Rows(columns, [*rows, [f"+ {rest} more", f"{100 * sum(ratios[len(first) :]):.3f}"]])
     if advice is not None:
         pieces.append(Note(str(advice)))
     output.show(
@@ -91,7 +90,8 @@ def pca(output: Output, store: str, name: str | None, noise: str, **given: Any) 
     "n_components",
     type=click.IntRange(min=1),
     metavar="K",
-    help="Number of components. [default: as the saved PCA advises]",
+    help="Number of components.",
+    show_default="as the saved PCA advises",
 )
 @click.option("--max-epochs", type=int, metavar="N", default=3, help="Times that the sample is gone through.")
 @click.option("--fit-pixels", type=int, metavar="N", default=131072, help="Pixels that the spectra are fitted to.")
@@ -127,7 +127,7 @@ def nmf(output: Output, store: str, noise: str, **given: Any) -> None:
 
 @click.command()
 @click.argument("store", metavar="STORE")
-@parameters.options(_min_size)
+@click.option("--min-size", type=int, default=100, metavar="PIXELS", help="Pixels of the smallest object or hole.")
 @click.option(
     "--threshold",
     type=parameters.thresholds,
@@ -208,14 +208,20 @@ def spectra(output: Output, store: str, parent: str, **given: Any) -> None:
 
 @click.command()
 @click.argument("store", metavar="STORE")
-@parameters.options(_min_size)
+@click.option(
+    "--min-size",
+    type=int,
+    metavar="PIXELS",
+    help="Pixels of the smallest grain that counts in statistics.",
+    show_default="as the phases were made with",
+)
 @click.option(
     "--method", metavar="NAME", default="h-maxima", help="Where grains start: h-maxima, or practical (all peaks)."
 )
 @click.option("--h", type=float, default=1.0, metavar="PIXELS", help="Height of a summit, for h-maxima.")
 @parameters.options(parameters.came_from(schema.PHASES), parameters.name)
 @parameters.speaking
-def grains(output: Output, store: str, parent: str, **given: Any) -> None:
+def grains(output: Output, store: str, parent: str, min_size: int | None, **given: Any) -> None:
     """Separate the grains of every phase and measure them.
 
     \b
@@ -228,7 +234,9 @@ def grains(output: Output, store: str, parent: str, **given: Any) -> None:
     from eds_chunked.store.results import load
 
     with output.working():
-        address = workflow.grains_step(store, source=parent, **given)
+        if min_size is None:
+            min_size = load(store, parent).attrs[schema.PARAMETERS]["min_size"]
+        address = workflow.grains_step(store, source=parent, min_size=min_size, **given)
     table = compare_phases(load(store, address))
     output.show(
         {"address": address, "grain_sizes": table, "seconds": output.seconds},

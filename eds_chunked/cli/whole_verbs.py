@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     "n_phases",
     type=click.IntRange(min=1),
     metavar="K",
-    help="Number of phases. [default: as the PCA advises]",
+    help="Number of phases.",
+    show_default="as the PCA advises",
 )
 @click.option(
     "--components",
@@ -37,13 +38,15 @@ if TYPE_CHECKING:
     "--min-size",
     type=click.IntRange(min=0),
     metavar="PIXELS",
-    help="Pixels of the smallest object. [default: 100, or a thousandth of a small map]",
+    help="Pixels of the smallest object.",
+    show_default="100, or a thousandth of a small map",
 )
 @click.option(
     "--folder",
     type=click.Path(file_okay=False),
     metavar="FOLDER",
-    help="Where pictures and tables go. [default: STORE-results]",
+    help="Where pictures and tables go.",
+    show_default="STORE-results",
 )
 @parameters.options(parameters.energy, parameters.pick, parameters.overwrite, parameters.memory, parameters.calibration)
 @parameters.speaking

@@ -17,7 +17,7 @@ from eds_chunked.decomposition.scaling import check_noise
 from eds_chunked.engine.blocks import Blocks, blocks_of
 from eds_chunked.engine.lanes import run_pass
 from eds_chunked.engine.output import begin_result
-from eds_chunked.errors import MemoryBudgetError, ParameterError
+from eds_chunked.errors import ParameterError
 from eds_chunked.kernels.gram import project
 from eds_chunked.kernels.sparse import Csr
 from eds_chunked.memory import Plan, plan
@@ -25,6 +25,9 @@ from eds_chunked.memory import Plan, plan
 Array = np.ndarray[Any, Any]
 Solver = Literal["auto", "gram", "incremental"]
 SOLVERS = ("auto", "gram", "incremental")
+
+MOST_CHANNELS_OF_GRAM = 8192
+"""At this many the matrix is 0.5 GB, and its eigenvectors take minutes."""
 
 
 def pca(
@@ -52,8 +55,8 @@ def pca(
         ``"poisson"`` scales as Keenan & Kotula; None takes the counts as they are.
     solver
         ``"gram"`` is exact; ``"incremental"`` is scikit-learn's IncrementalPCA, approximate and centred, for more
-        channels than a channels x channels matrix allows; ``"auto"`` takes gram where it fits the memory. The
-        parameters of the result say which it was.
+        channels than a channels x channels matrix allows; ``"auto"`` takes gram up to 8192 channels. The parameters
+        of the result say which it was.
     name
         Name of the run when the result is saved.
     memory
@@ -110,10 +113,9 @@ class _Project:
 
 
 def _choose(solver: str, blocks: Blocks, n_components: int, memory: str | int | None) -> tuple[str, Plan]:
-    if solver != "incremental":
-        try:
-            return "gram", plan(exact_need(blocks), memory=memory)
-        except MemoryBudgetError:
-            if solver == "gram":
-                raise
-    return "incremental", plan(incremental_need(blocks, n_components), memory=memory)
+    """Choose by the map alone: a budget may refuse the work, but never change the answer."""
+    if solver == "auto":
+        solver = "gram" if blocks.n_channels <= MOST_CHANNELS_OF_GRAM else "incremental"
+    if solver == "gram":
+        return solver, plan(exact_need(blocks), memory=memory)
+    return solver, plan(incremental_need(blocks, n_components), memory=memory)

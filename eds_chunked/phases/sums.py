@@ -61,9 +61,10 @@ def phase_spectra(
     """
     if source not in (schema.LABEL, schema.MASK):
         raise ParameterError("source", found=repr(source), expected="'label' or 'mask'", fix="source='label'")
+    schema.require(ds, schema.COUNTS)
     schema.require(phases, schema.LABEL, schema.MASK)
-    blocks = blocks_of(ds)
     _check_same_grid(ds, phases)
+    blocks = blocks_of(ds)
     numbers = phases[schema.PHASE].values
     how = plan(_need(blocks, len(numbers)), memory=memory)
     if source == schema.LABEL:

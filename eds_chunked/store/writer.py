@@ -26,7 +26,7 @@ from eds_chunked.store.layout import (
 )
 
 _COUNTS_ARRAY = f"{MAP_GROUP}/{COUNTS}"
-_WRITE_ALL = {"write_empty_chunks": True}
+_WRITE_ALL = {"array.write_empty_chunks": True}
 """A tile that is absent would read as zeros in silence; written always, its absence is damage."""
 
 
@@ -65,7 +65,9 @@ class MapWriter:
         document = sync(draft.get(key, default_buffer_prototype()))
         assert document is not None
         sync(self.store.set(key, document))
-        return zarr.open_array(self.store, path=_COUNTS_ARRAY, mode="r+", config=_WRITE_ALL)
+        # open_array drops its argument config without a word; what the configuration says at this moment it keeps.
+        with zarr.config.set(_WRITE_ALL):
+            return zarr.open_array(self.store, path=_COUNTS_ARRAY, mode="r+")
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -44,11 +44,11 @@ def zero_peak_channel(spectrum: Array, *, scale: float, offset: float | None) ->
         There is no such peak.
     """
     counts = np.asarray(spectrum, np.float64)
-    for channel in range(min(FIRST_CHANNELS, len(counts))) if offset is None else range(len(counts)):
-        if offset is not None and abs(offset + scale * channel) > NEAR_ZERO_KEV + scale:
-            continue
-        centroid = _centroid_of_lone_peak(counts, channel, scale)
-        if centroid is not None and (offset is None or abs(offset + scale * centroid) <= NEAR_ZERO_KEV):
+    energy = (offset or 0.0) + scale * np.arange(len(counts))
+    near = np.arange(len(counts)) < FIRST_CHANNELS if offset is None else np.abs(energy) <= NEAR_ZERO_KEV
+    for channel in np.flatnonzero(near):
+        centroid = _centroid_of_lone_peak(counts, int(channel), scale)
+        if centroid is not None:
             return centroid
     raise _no_peak(counts, scale, offset)
 
@@ -69,10 +69,12 @@ def _centroid_of_lone_peak(counts: Array, top: int, scale: float) -> float | Non
     width = _half_width(left) + _half_width(right)
     if width * scale > _WIDEST_KEV + scale:
         return None
-    # 1.5 widths hold all but 0.05 % of a Gaussian, so that where the window ends does not move the mean.
-    n = max(2, math.ceil(1.5 * width))
-    channels = np.arange(max(0, top - n), min(len(counts), top + n + 1))
-    background = np.interp(channels, [channels[0], channels[-1]], [left[: n + 1].min(), right[: n + 1].min()])
+    # 1.5 widths hold all but 0.05 % of a Gaussian, so that where the window ends does not move the mean; what comes
+    # after the valley beside the peak is something else.
+    n = max(2, math.ceil(1.5 * width)) + 1
+    before, after = int(np.argmin(left[:n])), int(np.argmin(right[:n]))
+    channels = np.arange(top - before, top + after + 1)
+    background = np.interp(channels, [channels[0], channels[-1]], [left[before], right[after]])
     peak = np.clip(counts[channels] - background, 0, None)
     centroid = float(peak @ channels / peak.sum())
     away = channels - centroid

@@ -1,0 +1,136 @@
+"""Measure one step of the workflow on one map, in a process of its own.
+
+    python -m benchmarks.measure '{"step": "pca", "store": "rock.zarr", "shape": [300, 400, 2048], ...}'
+
+The fields are those of :class:`Task`; the last line on stdout is a :class:`Measurement` as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+import eds_chunked as edc
+from eds_chunked import memory, schema, workflow
+
+DRAW = "draw"
+CONVERT = "convert"
+STEPS = (DRAW, CONVERT, *schema.STEPS)
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    DRAW: (),
+    CONVERT: (),
+    schema.PCA: (CONVERT,),
+    schema.NMF: (CONVERT,),
+    schema.PHASES: (CONVERT, schema.NMF),
+    schema.SPECTRA: (CONVERT, schema.NMF, schema.PHASES),
+    schema.GRAINS: (CONVERT, schema.NMF, schema.PHASES),
+}
+"""Steps whose results must be in the store before a step."""
+
+N_PHASES = 4
+N_COMPONENTS = 20
+BAND_ROWS = 64
+
+# Two tiles a side, so that joining blocks is warm as well; all channels, since they decide dtypes and so what is
+# compiled.
+_WARM_SHAPE = (72, 80)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One step on a synthetic rock of ``shape``, whose earlier results are in ``store``."""
+
+    step: str
+    store: str
+    shape: tuple[int, int, int]
+    counts: float
+    memory: str
+    passes: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The best time of the passes, and resident memory before the first and at most."""
+
+    step: str
+    pixels: int
+    seconds: float
+    idle_bytes: int
+    peak_bytes: int
+
+
+def _rock(task: Task) -> edc.synthetic.Rock:
+    n_channels = task.shape[2]
+    # The same energy range for any number of channels, so that every phase keeps its lines.
+    return edc.synthetic.rock(
+        task.shape, counts_per_pixel=task.counts, n_phases=N_PHASES, energy_scale=0.01 * 2048 / n_channels
+    )
+
+
+def _draw(task: Task) -> None:
+    """Make the counts and drop them: the part of convert that is the rock's and not the package's."""
+    for band in _rock(task).bands(BAND_ROWS):
+        del band
+
+
+_RUN: dict[str, Callable[[Task], object]] = {
+    DRAW: _draw,
+    CONVERT: lambda task: edc.convert(_rock(task), task.store, memory=task.memory),
+    schema.PCA: lambda task: workflow.pca_step(
+        task.store, n_components=min(N_COMPONENTS, task.shape[2] // 2), memory=task.memory
+    ),
+    schema.NMF: lambda task: workflow.nmf_step(task.store, n_components=N_PHASES, memory=task.memory),
+    schema.PHASES: lambda task: workflow.phases_step(task.store),
+    schema.SPECTRA: lambda task: workflow.spectra_step(task.store, memory=task.memory),
+    schema.GRAINS: lambda task: workflow.grains_step(task.store),
+}
+
+
+def warm_up(task: Task) -> None:
+    """Take a tiny map through the step and those before it: imports, compiled kernels, caches of libraries."""
+    with tempfile.TemporaryDirectory() as folder:
+        tiny = replace(task, store=str(Path(folder) / "tiny.zarr"), shape=(*_WARM_SHAPE, task.shape[2]))
+        for step in (*NEEDS[task.step], task.step):
+            _RUN[step](tiny)
+
+
+def _forget_peak() -> None:
+    # The peak of the warm-up would hide that of a small map, and with it any growth. Linux lets a process reset its own.
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def measure(task: Task) -> Measurement:
+    """Run a step on a warm process ``task.passes`` times."""
+    memory.return_freed_memory_to_the_system()
+    memory.release()
+    _forget_peak()
+    idle = memory.resident()
+    seconds = []
+    for _ in range(task.passes):
+        if task.step == CONVERT:
+            # Before the clock starts: deleting grows with the map too.
+            shutil.rmtree(task.store, ignore_errors=True)
+        start = perf_counter()
+        _RUN[task.step](task)
+        seconds.append(perf_counter() - start)
+    pixels = task.shape[0] * task.shape[1]
+    return Measurement(task.step, pixels, min(seconds), idle, memory.peak_resident())
+
+
+def main() -> None:
+    """Measure the task on the command line."""
+    given = json.loads(sys.argv[1])
+    task = Task(**given | {"shape": tuple(given["shape"])})
+    warm_up(task)
+    print(json.dumps(asdict(measure(task))))
+
+
+if __name__ == "__main__":
+    main()
