@@ -108,7 +108,7 @@ def test_the_result_has_the_words_of_the_schema():
         schema.ELEMENTS: ["Si", "O"],
         schema.PIXEL_SIZE: [0.5, 0.25],
         schema.STEP: schema.PHASES,
-        schema.PARAMETERS: {"min_size": 10, "threshold": "otsu", "mixed_margin": 0.1},
+        schema.PARAMETERS: {"min_size": 10, "threshold": "otsu", "opening": 0, "closing": 0, "mixed_margin": 0.1},
     }
 
 

@@ -31,7 +31,11 @@ def store(tmp_path, monkeypatch):
 
 
 def test_opening_reads_no_counts(store, monkeypatch):
-    monkeypatch.setattr(source.CountsSource, "__getitem__", lambda *args: pytest.fail("counts were read"))
+    def only_nothing(self, key):
+        # dask asks for an array of no elements to learn its type.
+        return np.zeros((0, 0, 0), self.dtype) if all(k == slice(0, 0, None) for k in key) else pytest.fail("counts were read")
+
+    monkeypatch.setattr(source.CountsSource, "__getitem__", only_nothing)
     ds = open_map(store)
     assert ds.isel(y=slice(3, 9)).sel(energy=slice(-0.05, 0.01))[schema.COUNTS].shape == (6, 23, 7)
     assert ds.encoding["source"] == str(store)
