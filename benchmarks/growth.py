@@ -14,13 +14,13 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import NEEDS, STEPS, Measurement, Task
+from benchmarks.tasks import NEEDS, STEPS, Measurement, Task
 from eds_chunked.memory import MB, n_cpus
 from eds_chunked.store.provenance import versions
 
@@ -60,30 +60,38 @@ def exponent(pixels: Sequence[float], values: Sequence[float]) -> float:
 
 
 def table(found: Sequence[Measurement]) -> str:
-    """Return the measurements as Markdown: a row a step, and a column a size, with the exponents of growth."""
+    """Return the measurements as two Markdown tables: a row a step, a column a size, then the exponent of growth."""
+    return "\n".join(
+        [
+            "Time: us a pixel. The exponent is that of the whole time: 1 where time a pixel is flat.",
+            "",
+            *_rows(found, lambda one: one.seconds, lambda one: f"{1e6 * one.seconds / one.pixels:.3g}"),
+            "",
+            "Peak resident memory: MB, in brackets those above the idle process. The exponent is that of the whole",
+            "peak: 0 where it does not grow.",
+            "",
+            *_rows(
+                found,
+                lambda one: float(one.peak_bytes),
+                lambda one: f"{one.peak_bytes / MB:.0f} ({(one.peak_bytes - one.idle_bytes) / MB:.0f})",
+            ),
+            "",
+            "`draw` makes the counts of the synthetic rock and drops them; `convert` makes them too.",
+        ]
+    )
+
+
+def _rows(
+    found: Sequence[Measurement], value: Callable[[Measurement], float], text: Callable[[Measurement], str]
+) -> Iterator[str]:
     sizes = sorted({one.pixels for one in found})
-    columns = [f"{pixels / 1e3:.4g} kpx" for pixels in sizes]
-    lines = []
-    for what, unit, show in (
-        ("Time", "us a pixel, and the exponent of the time", lambda one: f"{1e6 * one.seconds / one.pixels:.3g}"),
-        (
-            "Peak memory",
-            "MB resident (MB above the idle process), and the exponent of the peak",
-            lambda one: f"{one.peak_bytes / MB:.0f} ({(one.peak_bytes - one.idle_bytes) / MB:.0f})",
-        ),
-    ):
-        lines += [f"**{what}**: {unit}", "", f"| step | {' | '.join(columns)} | exponent |"]
-        lines += ["|---" + "|---:" * (len(columns) + 1) + "|"]
-        for step in STEPS:
-            row = sorted((one for one in found if one.step == step), key=lambda one: one.pixels)
-            if row:
-                values = [one.seconds if what == "Time" else one.peak_bytes for one in row]
-                power = exponent([one.pixels for one in row], values)
-                lines.append(f"| {step} | {' | '.join(show(one) for one in row)} | {power:.2f} |")
-        lines.append("")
-    lines.append("Time that is flat a pixel has the exponent 1, memory that does not grow 0. `draw` makes the counts of")
-    lines.append("the synthetic rock, which `convert` includes.")
-    return "\n".join(lines)
+    yield f"| step | {' | '.join(f'{pixels / 1000:.4g} kpx' for pixels in sizes)} | exponent |"
+    yield "|---" + "|---:" * (len(sizes) + 1) + "|"
+    for step in STEPS:
+        row = sorted((one for one in found if one.step == step), key=lambda one: one.pixels)
+        if row:
+            power = exponent([one.pixels for one in row], [value(one) for one in row])
+            yield f"| {step} | {' | '.join(map(text, row))} | {power:.2f} |"
 
 
 def with_needs(steps: Sequence[str]) -> list[str]:
@@ -101,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks growth", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", type=_size, nargs="+", default=SIZES, metavar="ROWSxCOLUMNS", help="at least two")
-    parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS, help="default: all; what they need is added")
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS, help="default: all; needs are added")
     parser.add_argument("--channels", type=int, default=2048)
     parser.add_argument("--counts", type=float, default=20.0, help="mean counts a pixel")
     parser.add_argument("--memory", default="2GB")
@@ -122,8 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found.append(one)
         print(f"{one.pixels} px  {one.step:<8} {one.seconds:8.2f} s {one.peak_bytes / MB:6.0f} MB", file=sys.stderr)
 
-    print(f"{given.counts:g} counts a pixel, {given.channels} channels, memory {given.memory}, best of {given.passes}; ")
     used = ", ".join(f"{name} {number}" for name, number in versions().items())
+    print(f"{given.counts:g} counts a pixel, {given.channels} channels, memory {given.memory}; best of {given.passes};")
     print(f"{n_cpus()} processors, Python {platform.python_version()}, {used}.\n")
     print(table(found))
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.measure '{"step": "pca", "store": "rock.zarr", "shape": [300, 400, 2048], ...}'
 
-The fields are those of :class:`Task`; the last line on stdout is a :class:`Measurement` as JSON.
+The fields are those of :class:`benchmarks.tasks.Task`; the last line on stdout is a Measurement as JSON.
 """
 
 from __future__ import annotations
@@ -12,58 +12,20 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 
 import eds_chunked as edc
+from benchmarks.tasks import CONVERT, DRAW, NEEDS, Measurement, Task
 from eds_chunked import memory, schema, workflow
 
-DRAW = "draw"
-CONVERT = "convert"
-STEPS = (DRAW, CONVERT, *schema.STEPS)
-
-NEEDS: dict[str, tuple[str, ...]] = {
-    DRAW: (),
-    CONVERT: (),
-    schema.PCA: (CONVERT,),
-    schema.NMF: (CONVERT,),
-    schema.PHASES: (CONVERT, schema.NMF),
-    schema.SPECTRA: (CONVERT, schema.NMF, schema.PHASES),
-    schema.GRAINS: (CONVERT, schema.NMF, schema.PHASES),
-}
-"""Steps whose results must be in the store before a step."""
-
 N_PHASES = 4
-N_COMPONENTS = 20
 BAND_ROWS = 64
 
 # Two tiles a side, so that joining blocks is warm as well; all channels, since they decide dtypes and so what is
 # compiled.
 _WARM_SHAPE = (72, 80)
-
-
-@dataclass(frozen=True)
-class Task:
-    """One step on a synthetic rock of ``shape``, whose earlier results are in ``store``."""
-
-    step: str
-    store: str
-    shape: tuple[int, int, int]
-    counts: float
-    memory: str
-    passes: int
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """The best time of the passes, and resident memory before the first and at most."""
-
-    step: str
-    pixels: int
-    seconds: float
-    idle_bytes: int
-    peak_bytes: int
 
 
 def _rock(task: Task) -> edc.synthetic.Rock:
@@ -83,9 +45,7 @@ def _draw(task: Task) -> None:
 _RUN: dict[str, Callable[[Task], object]] = {
     DRAW: _draw,
     CONVERT: lambda task: edc.convert(_rock(task), task.store, memory=task.memory),
-    schema.PCA: lambda task: workflow.pca_step(
-        task.store, n_components=min(N_COMPONENTS, task.shape[2] // 2), memory=task.memory
-    ),
+    schema.PCA: lambda task: workflow.pca_step(task.store, memory=task.memory),
     schema.NMF: lambda task: workflow.nmf_step(task.store, n_components=N_PHASES, memory=task.memory),
     schema.PHASES: lambda task: workflow.phases_step(task.store),
     schema.SPECTRA: lambda task: workflow.spectra_step(task.store, memory=task.memory),
@@ -102,7 +62,7 @@ def warm_up(task: Task) -> None:
 
 
 def _forget_peak() -> None:
-    # The peak of the warm-up would hide that of a small map, and with it any growth. Linux lets a process reset its own.
+    # The warm-up's peak would hide that of a small map, and with it any growth. On Linux a process can reset its own.
     Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -154,7 +154,9 @@ def test_gram_equals_the_matrix_product(block, data):
     gram = before.copy()
     add_gram(from_dense(block), weight, gram)
     assert np.array_equal(np.tril(gram, -1), np.tril(before, -1))
-    np.testing.assert_allclose(np.triu(gram - before), np.triu(dense.T @ np.diag(weight) @ dense), rtol=1e-10, atol=1e-9)
+    np.testing.assert_allclose(
+        np.triu(gram - before), np.triu(dense.T @ np.diag(weight) @ dense), rtol=1e-10, atol=1e-9
+    )
 
 
 def test_gram_of_two_halves_adds_up_to_that_of_the_block():
@@ -187,7 +189,9 @@ def test_projection_equals_the_matrix_product(block, n_spectra):
     np.testing.assert_allclose(found, block @ spectra.astype(np.float32).astype(float), rtol=1e-10, atol=1e-6)
     assert found.shape == (len(block), n_spectra)
     # A slice of a larger matrix, as the caller may have it.
-    np.testing.assert_allclose(project(from_dense(block), spectra[:, ::2]), block @ spectra[:, ::2], rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(
+        project(from_dense(block), spectra[:, ::2]), block @ spectra[:, ::2], rtol=1e-9, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("k", "seed"), [(1, 0), (2, 1), (4, 2), (7, 3)])

@@ -27,7 +27,7 @@ def test_sizes_are_read(text, n_bytes):
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "2 G B", "2PB", "0", "0GB", "1e9", "nan", None, "1,5GB"])
 def test_what_is_no_size_is_refused(text):
-    with pytest.raises(ParameterError, match="memory: found .* such as 800MB or 2GB"):
+    with pytest.raises(ParameterError, match=r"memory: found .* such as 800MB or 2GB"):
         parse_size(text)
 
 
@@ -59,7 +59,9 @@ def test_a_plan_takes_as_many_workers_as_fit(idle):
     assert chosen.peak + chosen.spare == chosen.limit
 
 
-@pytest.mark.parametrize("need", [Need("test", 100 * MB + 1, 50 * MB), Need("test", 123456789, 7), Need("test", 0, 10**9)])
+@pytest.mark.parametrize(
+    "need", [Need("test", 100 * MB + 1, 50 * MB), Need("test", 123456789, 7), Need("test", 0, 10**9)]
+)
 def test_a_refusal_names_the_smallest_budget_that_works(idle, need):
     with pytest.raises(MemoryBudgetError, match="memory for test: found a budget of 300 kB") as refused:
         plan(need, memory="300kB")

@@ -21,10 +21,11 @@ _WIDTH_OF_A_FILE = 100
 
 @dataclass(frozen=True)
 class Facts:
-    """Labels and values, a line each; facts without a value are left out."""
+    """Labels and values, a line each; facts without a value are left out. Commands to copy are not wrapped."""
 
     rows: Sequence[tuple[str, str]]
     heading: str = ""
+    wrapped: bool = True
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,13 @@ def _render(piece: Piece) -> str:
     if isinstance(piece, Facts):
         rows = [(label, value) for label, value in piece.rows if value]
         room = max((len(label) for label, _ in rows), default=0) + 2
-        return "\n".join(lines + [click.style(label.ljust(room), dim=True) + _wrap(text, room) for label, text in rows])
+        return "\n".join(
+            lines
+            + [
+                click.style(label.ljust(room), dim=True) + (_wrap(text, room) if piece.wrapped else text)
+                for label, text in rows
+            ]
+        )
     return "\n".join([*lines, *_table_lines(piece)])
 
 

@@ -89,11 +89,7 @@ def _info_of_store(output: Output, store: str) -> None:
     ]
     if results:
         pieces.append(_results_table(results))
-        pieces += [
-            Note(f"{r['address']} is stale: {r['stale']}. Refresh: {_refresh(store, str(r['address']))}")
-            for r in results
-            if r["stale"]
-        ]
+        pieces += _stale_pieces(store, results)
     else:
         pieces.append(Note(f"No results yet: eds-chunked pca {store}"))
     output.show(
@@ -123,9 +119,27 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _refresh(store: str, address: str) -> str:
-    step, run = address.rsplit(".r", 1)[0].split("/")
-    return f"eds-chunked {step} {store} --name {run}"
+def _stale_pieces(store: str, results: list[dict[str, Any]]) -> list[Piece]:
+    """Say why results are stale, and the commands that make the newest of each run again, in their order."""
+    reasons: dict[str, list[str]] = {}
+    commands: dict[str, str] = {}
+    for result in results:
+        if result["stale"]:
+            reasons.setdefault(result["stale"], []).append(result["address"])
+        run = result["address"].rsplit(".r", 1)[0]
+        commands[run] = _refresh(store, run, result) if result["stale"] else ""
+    stale = [Note(f"Stale ({reason}): {', '.join(addresses)}.") for reason, addresses in reasons.items()]
+    again = [(run, command) for run, command in commands.items() if command]
+    return [*stale, Facts(again, "To refresh", wrapped=False)] if again else [*stale]
+
+
+def _refresh(store: str, run: str, result: dict[str, Any]) -> str:
+    step, name = run.split("/")
+    if result[schema.PARENT]:
+        made = f"--from {result[schema.PARENT].rsplit('.r', 1)[0]}"
+    else:
+        made = f"-k {result[schema.PARAMETERS].get('n_components', '')}"
+    return f"eds-chunked {step} {store} {made} --name {name}"
 
 
 @click.command()
@@ -142,11 +156,15 @@ def convert(output: Output, source: str, store: str, pick: str | None, overwrite
     Example:
       eds-chunked convert map.bcf map.zarr --memory 1GB
     """
+    from eds_chunked.readers import open_source
+
+    # Before the imports that take seconds: a wrong path is told at once.
+    reader = open_source(source, pick=pick)
     from eds_chunked.cli.describing import bytes_on_disk, map_facts, map_lines
     from eds_chunked.store.conversion import convert as convert_map
 
     with output.working():
-        ds = convert_map(source, store, pick=pick, memory=memory, overwrite=overwrite)
+        ds = convert_map(reader, store, memory=memory, overwrite=overwrite)
     facts = map_facts(ds)
     output.show(
         {"store": store, "map": facts, "seconds": output.seconds},
@@ -179,5 +197,6 @@ def calibrate(output: Output, store: str, calibration: dict[str, Any]) -> None:
     stale = [revision.address for revision in found if why_stale(store, revision, found)]
     pieces: list[Piece] = [map_lines(facts, store)]
     if stale:
-        pieces.append(Facts([("stale now", ", ".join(stale)), ("refresh", f"eds-chunked pca {store}, and so on")]))
+        are = "1 result is" if len(stale) == 1 else f"{len(stale)} results are"
+        pieces.append(Note(f"{are} stale now; how to refresh: eds-chunked info {store}"))
     output.show({"store": store, "map": facts, "stale": stale}, *pieces, brief=store)

@@ -50,7 +50,15 @@ if TYPE_CHECKING:
 )
 @parameters.options(parameters.energy, parameters.pick, parameters.overwrite, parameters.memory, parameters.calibration)
 @parameters.speaking
-def run(output: Output, source: str, store: str, folder: str | None, calibration: dict[str, Any], **given: Any) -> None:
+def run(
+    output: Output,
+    source: str,
+    store: str,
+    folder: str | None,
+    pick: str | None,
+    calibration: dict[str, Any],
+    **given: Any,
+) -> None:
     """Take a file to phases, phase spectra and grain sizes.
 
     Convert, calibrate, PCA, number of components, NMF, phases, spectra, grains, figures, report. Everything is saved
@@ -61,12 +69,16 @@ def run(output: Output, source: str, store: str, folder: str | None, calibration
       eds-chunked run map.bcf map.zarr
       eds-chunked run map.rpl map.zarr --memory 1GB --phases 4 --pixel-size 2.5 --zero-peak auto
     """
+    from eds_chunked.readers import open_source
+
+    # Before the imports that take seconds: a wrong path is told at once.
+    reader = open_source(source, pick=pick)
     from eds_chunked import workflow
     from eds_chunked.cli.describing import results_folder
 
     with output.working():
         summary = workflow.run(
-            source, store, folder=folder or results_folder(store), calibration=calibration or None, **given
+            reader, store, folder=folder or results_folder(store), calibration=calibration or None, **given
         )
     result, pieces = _tell(summary)
     output.show(result, *pieces, _files(summary, output), brief=summary.report)

@@ -59,7 +59,7 @@ def _run_lane(blocks: Blocks, lane: Lane, work: Work[T], ticker: int) -> T:
 
 def _counted(blocks: Iterator[Block], ticker: int) -> Iterator[Block]:
     # On a worker of a cluster there is no bar to move.
-    done = _tickers.get(ticker, lambda n_pixels: None)
+    done: Callable[[int], None] = _tickers.get(ticker, lambda n_pixels: None)
     for block in blocks:
         yield block
         done(block.counts.n_pixels)

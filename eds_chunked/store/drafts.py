@@ -67,7 +67,9 @@ class Draft:
         regular = {name: _regular_chunks(result.variables[name]) for name in lazy}
         result = result.assign({name: result[name].chunk(chunks) for name, chunks in regular.items()})
         encoding = {str(name): _encoding(variable) for name, variable in result.variables.items()}
-        result.drop_encoding().to_zarr(self._store, group=self.group, mode="a", consolidated=False, encoding=encoding)
+        result = result.drop_encoding()
+        result.attrs = {}  # The commit puts them.
+        result.to_zarr(self._store, group=self.group, mode="a", consolidated=False, encoding=encoding)
 
     def target(self, name: str) -> MapTarget:
         """Return where the pieces of array ``name`` go."""

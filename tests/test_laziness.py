@@ -1,0 +1,75 @@
+"""Lazy means zero computes: a scheduler that refuses to run stands in for dask's."""
+
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+
+import eds_chunked as edc
+
+SHAPE = (31, 47, 61)
+
+
+def refuse(*args: object, **kwargs: object) -> None:
+    raise AssertionError("something was computed")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = str(tmp_path_factory.mktemp("lazy") / "map.zarr")
+    rock = edc.synthetic.rock(SHAPE, counts_per_pixel=80, n_phases=3, grain_size=9, energy_scale=0.3)
+    ds = edc.convert(rock, path)
+    edc.save(edc.nmf(ds.eds.window(0.2, 20), n_components=3), path)
+    return path
+
+
+def test_open_and_select_compute_nothing(store: str) -> None:
+    with dask.config.set(scheduler=refuse):
+        ds = edc.open(store).sel(energy=slice(0.2, 12)).isel(x=slice(3, 40)).chunk(y=7)
+        assert ds.sizes["x"] == 37
+        assert xr.open_zarr(store, group="map", consolidated=False).sizes["energy"] == SHAPE[2]
+        edc.open_tree(store)
+
+
+def test_load_computes_nothing(store: str) -> None:
+    with dask.config.set(scheduler=refuse):
+        nmf = edc.load(store, "nmf/k3")
+        assert nmf["loadings"].chunks is not None
+
+
+def test_reconstruct_computes_nothing(store: str) -> None:
+    nmf = edc.load(store, "nmf")
+    # The factors are a few spectra: they may be read, the loadings and the model may not.
+    nmf["factors"] = nmf["factors"].compute()
+    with dask.config.set(scheduler=refuse):
+        model = edc.reconstruct(nmf).isel(y=slice(2, 9)).sel(energy=slice(1, 3))
+    expected = np.einsum("kyx,ke->yxe", nmf["loadings"].values, nmf["factors"].values)
+    whole = xr.DataArray(expected, dims=("y", "x", "energy"), coords={"energy": nmf["energy"]})
+    np.testing.assert_allclose(model.values, whole.isel(y=slice(2, 9)).sel(energy=slice(1, 3)), rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_returns_maps_that_are_lazy(store: str) -> None:
+    pca = edc.pca(edc.open(store), n_components=2)
+    assert pca["loadings"].chunks is not None
+
+
+LAZY = {"open", "open_tree", "load", "reconstruct"}
+COMPUTES = {
+    *("run", "convert", "calibrate", "save", "export", "write_report", "write_pictures", "write_tables"),
+    *("pca", "nmf", "advise_components", "segment_phases", "modal_table", "phase_spectra"),
+    *("separate_grains", "grain_table", "grain_size_statistics", "compare_phases", "write_grain_files"),
+}
+
+
+def test_every_function_is_known_to_be_lazy_or_to_compute() -> None:
+    """A new public function has to be put into one of the two lists, and into the tests above if it is lazy."""
+    classes = {name for name in edc.__all__ if isinstance(getattr(edc, name), type)}
+    assert set(edc.__all__) - classes - {"synthetic"} == LAZY | COMPUTES
+
+
+def test_the_environment_is_left_as_it_was(store: str, tmp_path: Path) -> None:
+    before = dict(dask.config.config)
+    edc.pca(edc.open(store), n_components=2)
+    assert dask.config.config == before
