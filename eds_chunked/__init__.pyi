@@ -13,9 +13,8 @@ from .grains.statistics import grain_size_statistics as grain_size_statistics
 from .phases.modal import modal_table as modal_table
 from .phases.segment import segment_phases as segment_phases
 from .phases.sums import phase_spectra as phase_spectra
-from .report.assemble import write_pictures as write_pictures
 from .report.assemble import write_report as write_report
-from .report.assemble import write_tables as write_tables
+from .report.assemble import write_results as write_results
 from .store.calibration import calibrate as calibrate
 from .store.conversion import convert as convert
 from .store.export import export as export

@@ -29,7 +29,7 @@ from eds_chunked.phases.modal import modal_table
 from eds_chunked.phases.segment import segment_phases
 from eds_chunked.phases.sums import phase_spectra
 from eds_chunked.readers.base import Reader
-from eds_chunked.report.assemble import write_pictures, write_report, write_tables
+from eds_chunked.report.assemble import write_results
 from eds_chunked.store.backend import Location, location_text
 from eds_chunked.store.calibration import calibrate
 from eds_chunked.store.conversion import convert
@@ -94,22 +94,22 @@ def nmf_step(
     return save(nmf(ds, n_components=n_components, memory=memory, **options), store)
 
 
-def phases_step(store: Location, *, source: str = schema.NMF, name: str | None = None, **options: Any) -> str:
+def phases_step(store: Location, *, parent: str = schema.NMF, name: str | None = None, **options: Any) -> str:
     """Segment the phases of a saved NMF and save them."""
-    return save(segment_phases(load_fresh(store, source), **options), store, name=name)
+    return save(segment_phases(load_fresh(store, parent), **options), store, name=name)
 
 
 def spectra_step(
-    store: Location, *, source: str = schema.PHASES, name: str | None = None, memory: str | None = None, **options: Any
+    store: Location, *, parent: str = schema.PHASES, name: str | None = None, memory: str | None = None, **options: Any
 ) -> str:
     """Sum the spectra of saved phases, over all channels of the map, and save them."""
-    spectra = phase_spectra(open_map(store), phases=load_fresh(store, source), memory=memory, **options)
+    spectra = phase_spectra(open_map(store), phases=load_fresh(store, parent), memory=memory, **options)
     return save(spectra, store, name=name)
 
 
-def grains_step(store: Location, *, source: str = schema.PHASES, name: str | None = None, **options: Any) -> str:
+def grains_step(store: Location, *, parent: str = schema.PHASES, name: str | None = None, **options: Any) -> str:
     """Separate the grains of saved phases and save them."""
-    return save(separate_grains(load_fresh(store, source), **options), store, name=name)
+    return save(separate_grains(load_fresh(store, parent), **options), store, name=name)
 
 
 @dataclass(frozen=True)
@@ -196,20 +196,18 @@ def run(
         n_phases = advice.n_components
     addresses.append(nmf_step(store, energy=energy, n_components=n_phases, memory=memory))
     clock.lap("nmf")
-    addresses.append(phases_step(store, source=addresses[-1], min_size=min_size))
+    addresses.append(phases_step(store, parent=addresses[-1], min_size=min_size))
     clock.lap("phases")
     phases = addresses[-1]
-    addresses.append(spectra_step(store, source=phases, memory=memory))
+    addresses.append(spectra_step(store, parent=phases, memory=memory))
     clock.lap("spectra")
-    addresses.append(grains_step(store, source=phases, min_size=min_size))
+    addresses.append(grains_step(store, parent=phases, min_size=min_size))
     clock.lap("grains")
     with warnings.catch_warnings():
         # The report says it, for every phase, in its list of warnings.
         warnings.simplefilter("ignore", FewGrainsWarning)
-        files = write_tables(store, target) + write_pictures(store, target)
-        clock.lap("figures")
-        report = write_report(store, target / "report.html")
-        clock.lap("report")
+        *files, report = write_results(store, target)
+        clock.lap("figures and report")
         sizes = compare_phases(load_fresh(store, addresses[-1]))
     return RunSummary(
         store=text,

@@ -56,7 +56,7 @@ def _info_of_file(output: Output, file: str) -> None:
 def _info_of_store(output: Output, store: str) -> None:
     from eds_chunked.cli.describing import bytes_on_disk, map_facts, map_lines
     from eds_chunked.store.opening import open_map, open_tree
-    from eds_chunked.store.results import revisions, why_stale
+    from eds_chunked.store.results import refresh_command, revisions, why_stale
 
     ds = open_map(store)
     facts = map_facts(ds)
@@ -72,6 +72,7 @@ def _info_of_store(output: Output, store: str) -> None:
         {
             "address": revision.address,
             "stale": why_stale(store, revision, found),
+            "refresh": refresh_command(store, revision),
             schema.PARENT: revision.attrs.get(schema.PARENT),
             schema.CREATED: revision.attrs[schema.CREATED],
             schema.PARAMETERS: dict(revision.attrs.get(schema.PARAMETERS, {})),
@@ -89,7 +90,7 @@ def _info_of_store(output: Output, store: str) -> None:
     ]
     if results:
         pieces.append(_results_table(results))
-        pieces += _stale_pieces(store, results)
+        pieces += _stale_pieces(results)
     else:
         pieces.append(Note(f"No results yet: eds-chunked pca {store}"))
     output.show(
@@ -119,7 +120,7 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _stale_pieces(store: str, results: list[dict[str, Any]]) -> list[Piece]:
+def _stale_pieces(results: list[dict[str, Any]]) -> list[Piece]:
     """Say why results are stale, and the commands that make the newest of each run again, in their order."""
     reasons: dict[str, list[str]] = {}
     commands: dict[str, str] = {}
@@ -127,19 +128,10 @@ def _stale_pieces(store: str, results: list[dict[str, Any]]) -> list[Piece]:
         if result["stale"]:
             reasons.setdefault(result["stale"], []).append(result["address"])
         run = result["address"].rsplit(".r", 1)[0]
-        commands[run] = _refresh(store, run, result) if result["stale"] else ""
+        commands[run] = result["refresh"] if result["stale"] else ""
     stale = [Note(f"Stale ({reason}): {', '.join(addresses)}.") for reason, addresses in reasons.items()]
     again = [(run, command) for run, command in commands.items() if command]
     return [*stale, Facts(again, "To refresh", wrapped=False)] if again else [*stale]
-
-
-def _refresh(store: str, run: str, result: dict[str, Any]) -> str:
-    step, name = run.split("/")
-    if result[schema.PARENT]:
-        made = f"--from {result[schema.PARENT].rsplit('.r', 1)[0]}"
-    else:
-        made = f"-k {result[schema.PARAMETERS].get('n_components', '')}"
-    return f"eds-chunked {step} {store} {made} --name {name}"
 
 
 @click.command()
@@ -188,7 +180,7 @@ def calibrate(output: Output, store: str, calibration: dict[str, Any]) -> None:
     """
     from eds_chunked.cli.describing import map_facts, map_lines
     from eds_chunked.store.calibration import calibrate as calibrate_map
-    from eds_chunked.store.results import revisions, why_stale
+    from eds_chunked.store.results import refresh_command, revisions, why_stale
 
     with output.working():
         ds = calibrate_map(store, **calibration)

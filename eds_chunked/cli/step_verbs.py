@@ -159,7 +159,7 @@ def phases(output: Output, store: str, parent: str, **given: Any) -> None:
     from eds_chunked.store.results import load
 
     with output.working():
-        address = workflow.phases_step(store, source=parent, **given)
+        address = workflow.phases_step(store, parent=parent, **given)
     table = modal_table(load(store, address))
     output.show(
         {"address": address, "modal": table, "seconds": output.seconds},
@@ -184,7 +184,7 @@ def spectra(output: Output, store: str, parent: str, **given: Any) -> None:
     from eds_chunked.store.results import load
 
     with output.working():
-        address = workflow.spectra_step(store, source=parent, **given)
+        address = workflow.spectra_step(store, parent=parent, **given)
     result = load(store, address)
     totals = result[schema.SPECTRUM].sum(schema.ENERGY)
     table = [
@@ -236,7 +236,7 @@ def grains(output: Output, store: str, parent: str, min_size: int | None, **give
     with output.working():
         if min_size is None:
             min_size = load(store, parent).attrs[schema.PARAMETERS]["min_size"]
-        address = workflow.grains_step(store, source=parent, min_size=min_size, **given)
+        address = workflow.grains_step(store, parent=parent, min_size=min_size, **given)
     table = compare_phases(load(store, address))
     output.show(
         {"address": address, "grain_sizes": table, "seconds": output.seconds},

@@ -1,4 +1,4 @@
-"""Sums over a block of counts: per channel, per pixel, per label, and the maximum-pixel spectrum."""
+"""Sums over a block of counts: per channel, per pixel, per mask, and the maximum-pixel spectrum."""
 
 from __future__ import annotations
 
@@ -26,14 +26,6 @@ def _pixel_sums(indptr: Array, value: Array, out: Array) -> None:
     for i in range(len(indptr) - 1):
         for k in range(indptr[i], indptr[i + 1]):
             out[i] += value[k]
-
-
-@njit(nogil=True, cache=True)
-def _label_sums(indptr: Array, channel: Array, value: Array, label: Array, out: Array) -> None:
-    for i in range(len(indptr) - 1):
-        row = label[i]
-        for k in range(indptr[i], indptr[i + 1]):
-            out[row, channel[k]] += value[k]
 
 
 @njit(nogil=True, cache=True)
@@ -78,13 +70,6 @@ def pixel_sums(csr: Csr) -> Array:
     """Sum over channels: (pixels,), exact for integers."""
     out = np.zeros(csr.n_pixels, sum_dtype(csr))
     _pixel_sums(csr.indptr, csr.value, out)
-    return out
-
-
-def label_sums(csr: Csr, label: Array, n_labels: int) -> Array:
-    """Sum over the pixels of each label 0 .. n_labels - 1: (labels, channels), exact for integers."""
-    out = np.zeros((n_labels, csr.n_channels), sum_dtype(csr))
-    _label_sums(csr.indptr, csr.channel, csr.value, label, out)
     return out
 
 

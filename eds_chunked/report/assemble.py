@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import pandas as pd
 import xarray as xr
-from matplotlib.figure import Figure
 
 from eds_chunked import figures, progress, schema
 from eds_chunked.decomposition.advice import advise_components
@@ -19,7 +18,7 @@ from eds_chunked.grains.statistics import ENOUGH_GRAINS, FEWEST_GRAINS, compare_
 from eds_chunked.phases.modal import MIXED_ROW, UNASSIGNED_ROW, modal_table
 from eds_chunked.report.page import render
 from eds_chunked.store.backend import Location, location_text
-from eds_chunked.store.opening import open_map
+from eds_chunked.store.opening import check_store, open_map
 from eds_chunked.store.results import load, newest, revisions, why_stale
 
 MUCH_LEFT_OVER = 5.0
@@ -27,12 +26,12 @@ MUCH_LEFT_OVER = 5.0
 
 
 class Picture(NamedTuple):
-    """A figure with the words that go with it; ``name`` is the stem of its file."""
+    """A figure as PNG with the words that go with it; ``name`` is the stem of its file."""
 
     name: str
     caption: str
     alt: str
-    figure: Figure
+    png: bytes
 
 
 def stored(store: Location, step: str) -> xr.Dataset | None:
@@ -51,7 +50,7 @@ def pictures(store: Location) -> Iterator[Picture]:
         "sum_spectrum",
         "Sum spectrum and maximum-pixel spectrum",
         f"Counts against energy for the map {title}, logarithmic",
-        figures.draw_sum_spectrum(ds),
+        figures.png(figures.draw_sum_spectrum(ds)),
     )
     pca, nmf = stored(store, schema.PCA), stored(store, schema.NMF)
     phases, spectra, grains = (stored(store, step) for step in (schema.PHASES, schema.SPECTRA, schema.GRAINS))
@@ -61,20 +60,20 @@ def pictures(store: Location) -> Iterator[Picture]:
             "scree",
             "Scree plot: explained variance of the principal components",
             f"Explained variance ratio by component, linear and logarithmic; advised number of components: {advised}",
-            figures.draw_scree(pca, advised=advised),
+            figures.png(figures.draw_scree(pca, advised=advised)),
         )
         yield Picture(
             "pca",
             "Principal components: loadings and factors",
             f"{pca.sizes[schema.COMPONENT]} component maps beside their spectra",
-            figures.draw_components(pca),
+            figures.png(figures.draw_components(pca)),
         )
     if nmf is not None:
         yield Picture(
             "nmf",
             "NMF components: loadings and factors",
             f"{nmf.sizes[schema.COMPONENT]} component maps beside their spectra",
-            figures.draw_components(nmf),
+            figures.png(figures.draw_components(nmf)),
         )
     if phases is not None:
         source = load(store, phases.attrs[schema.PARENT]) if schema.PARENT in phases.attrs else nmf
@@ -91,19 +90,19 @@ def pictures(store: Location) -> Iterator[Picture]:
             "phase_map",
             "Phases (exclusive)",
             "Map of the phases with their area shares",
-            figures.draw_phase_map(phases),
+            figures.png(figures.draw_phase_map(phases)),
         )
     if spectra is not None:
         yield Picture(
             "phase_spectra",
             "Phase spectra, counts a pixel",
             "Spectrum of each phase on a logarithmic scale",
-            figures.draw_phase_spectra(spectra),
+            figures.png(figures.draw_phase_spectra(spectra)),
         )
     if grains is not None:
         yield Picture(
             "grain_map", "Grains", "Map of the separated grains in the colour of their phase",
-            figures.draw_grain_map(grains, phases),
+            figures.png(figures.draw_grain_map(grains, phases)),
         )  # fmt: skip
         for phase in _phases_with_sizes(grains):
             for scale in ("linear", "log"):
@@ -111,7 +110,7 @@ def pictures(store: Location) -> Iterator[Picture]:
                     f"grain_size_{phase}_{scale}",
                     f"Apparent grain diameters of phase {phase}, {scale} scale",
                     f"Histogram and density of the grain diameters of phase {phase} with mean, median, geometric mean",
-                    grain_size_statistics(grains, phase=phase, scale=scale).plot(),
+                    figures.png(grain_size_statistics(grains, phase=phase, scale=scale).plot()),
                 )
 
 
@@ -134,22 +133,42 @@ def tables(store: Location) -> dict[str, tuple[str, pd.DataFrame]]:
     return found
 
 
-def write_pictures(store: Location, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write every picture that the store has results for into ``folder``, as numbered PNG files."""
+def write_results(store: Location, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write all that the store has results for into ``folder``: pictures, tables and the report.
+
+    Pictures are numbered PNG files, tables CSV files, diameters text files for ``numpy.loadtxt``, and ``report.html``
+    holds all of it in one file.
+
+    Parameters
+    ----------
+    store
+        Path or URL of the store.
+    folder
+        Made where it does not exist; files of the same names are replaced.
+
+    Returns
+    -------
+    The paths of the files, the report last.
+    """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    written = []
+    written = _write_tables(store, target)
+    drawn = _draw(store)
+    for number, picture in enumerate(drawn, start=1):
+        path = target / f"{number:02d}_{picture.name}.png"
+        path.write_bytes(picture.png)
+        written.append(path)
+    return [*written, _write_page(store, target / "report.html", drawn)]
+
+
+def _draw(store: Location) -> list[Picture]:
     with progress.step("figures", 1) as done:
-        for number, picture in enumerate(pictures(store), start=1):
-            written.append(figures.save(picture.figure, target / f"{number:02d}_{picture.name}.png"))
+        drawn = list(pictures(store))
         done(1)
-    return written
+    return drawn
 
 
-def write_tables(store: Location, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write every table that the store has results for into ``folder``: CSV, and the diameters of each phase."""
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+def _write_tables(store: Location, target: Path) -> list[Path]:
     written = []
     for name, (_, table) in tables(store).items():
         path = target / f"{name}.csv"
@@ -190,10 +209,15 @@ def write_report(store: Location, target: str | os.PathLike[str]) -> Path:
     path = Path(target)
     if path.suffix.lower() not in (".html", ".htm"):
         raise ParameterError("report file", found=path.name, expected="a name that ends in .html", fix="report.html")
+    check_store(store)
+    return _write_page(store, path, _draw(store))
+
+
+def _write_page(store: Location, path: Path, drawn: list[Picture]) -> Path:
     ds = open_map(store)
     page = render(
         title=schema.text(ds.attrs.get(schema.TITLE) or path.stem),
-        figures=[(picture.caption, picture.alt, figures.png(picture.figure)) for picture in pictures(store)],
+        figures=[(picture.caption, picture.alt, picture.png) for picture in drawn],
         tables=list(tables(store).values()),
         facts=_facts(ds, store),
         warnings=_warnings(store),

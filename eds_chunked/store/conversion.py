@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,15 +81,34 @@ def convert(
     _check_target(store, overwrite=overwrite)
     _check_shape(header)
     how = _plan(reader, memory)
-    if exists(store, ROOT_DOCUMENT):
-        delete_dir(store, "")
-    try:
-        _fill(reader, store, how)
-    except BaseException:
-        # Without its map the store is of no use, and it is this call that made it.
-        delete_dir(store, "")
-        raise
+    with _new_store(store) as place:
+        _fill(reader, place, how)
     return open_map(store)
+
+
+@contextmanager
+def _new_store(store: Location) -> Iterator[str]:
+    """Give a place to build a store at, and make it ``store`` at the end; what fails leaves everything as it was.
+
+    An older store on a disk stays until the new one is whole. Object stores cannot rename: there it goes first.
+    """
+    text = location_text(store)
+    replaces = exists(store, ROOT_DOCUMENT)
+    beside = replaces and "://" not in text
+    place = f"{text}.new" if beside else text
+    if replaces or beside:
+        delete_dir(place, "")
+    try:
+        yield place
+    except BaseException:
+        # Without its map a store is of no use, and it is this call that made it.
+        delete_dir(place, "")
+        raise
+    if beside:
+        old = f"{text}.old"
+        os.rename(text, old)
+        os.rename(place, text)
+        shutil.rmtree(old)
 
 
 def _check_target(store: Location, *, overwrite: bool) -> None:
@@ -125,6 +146,7 @@ class _How:
     rows: int
     workers: int
     staging: int
+    limit: int
 
 
 def _plan(reader: Reader, memory: str | int | None) -> _How:
@@ -146,7 +168,7 @@ def _plan(reader: Reader, memory: str | int | None) -> _How:
                 raise
             rows //= 2
         else:
-            return _How(rows, chosen.workers, staging + chosen.spare)
+            return _How(rows, chosen.workers, staging + chosen.spare, chosen.limit)
 
 
 def _fill(reader: Reader, store: Location, how: _How) -> None:
@@ -191,11 +213,13 @@ def _tile_rows(reader: Reader, side: int, how: _How) -> Iterator[tuple[slice, li
         read += band.rows
         staged = sum(part.channel.nbytes + part.value.nbytes for _, part in parts)
         if 2 * staged > how.staging:
+            rows_staged = parts[-1][0].stop - top
+            missing = 2 * staged * min(side, height) // rows_staged - how.staging
             raise MemoryBudgetError(
                 "memory for convert",
-                found=f"rows as dense with counts as {format_size(staged)} for {parts[-1][0].stop - top} rows",
-                expected=f"at most {format_size(how.staging / 2)}",
-                fix=f"--memory with {2 * staged * side // max(1, parts[-1][0].stop - top) // MB} MB more",
+                found=f"{format_size(staged)} of counts in the {rows_staged} rows from {top} on",
+                expected=f"at most {format_size(how.staging / 2)} of the budget for a row of tiles",
+                fix=f"--memory {-(-(how.limit + missing) // (10 * MB)) * 10}MB",
             )
         while parts and parts[-1][0].stop >= min(top + side, height):
             bottom = min(top + side, height)

@@ -119,6 +119,18 @@ def why_stale(store: Location, revision: Revision, all_revisions: list[Revision]
     return reason and f"its parent {parent} is stale: {reason}"
 
 
+def refresh_command(store: Location, revision: Revision) -> str:
+    """Return the command that makes a result again, from the newest revision of its parent."""
+    parent = revision.attrs.get(schema.PARENT)
+    parameters = revision.attrs.get(schema.PARAMETERS, {})
+    words = ["eds-chunked", revision.step, location_text(store)]
+    if parent is not None:
+        words += ["--from", parent.rsplit(".r", 1)[0]]
+    elif "n_components" in parameters:
+        words += ["-k", str(parameters["n_components"])]
+    return " ".join([*words, "--name", revision.run])
+
+
 def load_fresh(store: Location, address: str) -> xr.Dataset:
     """Open a saved result for the step that builds on it; raise StaleResultError if it no longer fits the map."""
     revision = newest(store, address)
@@ -129,7 +141,7 @@ def load_fresh(store: Location, address: str) -> xr.Dataset:
             f"result {revision.address} in {text}",
             found=f"a stale one ({reason})",
             expected="one of the map as it is now",
-            fix=f"eds-chunked {revision.step} {text} --name {revision.run}",
+            fix=refresh_command(store, revision),
         )
     return load(store, revision.address)
 
