@@ -1,3 +1,4 @@
+from . import figures as figures
 from . import synthetic as synthetic
 from .decomposition.advice import ComponentAdvice as ComponentAdvice
 from .decomposition.advice import advise_components as advise_components

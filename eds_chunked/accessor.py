@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
@@ -12,18 +13,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@xr.register_dataset_accessor("eds")
+@xr.register_dataset_accessor("eds")  # type: ignore[no-untyped-call]
 class EdsAccessor:
     """Shortcuts on a map: ``ds.eds.window(0.2, 12).eds.pca()``. Each calls the function of the same name."""
 
     def __init__(self, ds: xr.Dataset) -> None:
         self._ds = ds
 
-    def window(self, low: float, high: float) -> xr.Dataset:
-        """Select energies from ``low`` to ``high`` keV; raises ParameterError outside the axis."""
+    def window(self, low: float | None = None, high: float | None = None) -> xr.Dataset:
+        """Select the energies to analyse, in keV; by default from 0.2 keV to the beam energy where that is known.
+
+        Raises
+        ------
+        ParameterError
+            The window is empty or lies outside the axis.
+        """
         from eds_chunked.workflow import analysis_window
 
-        return analysis_window(self._ds, (low, high))
+        if low is None and high is None:
+            return analysis_window(self._ds)
+        return analysis_window(self._ds, (-math.inf if low is None else low, math.inf if high is None else high))
 
     def pca(self, **options: Any) -> xr.Dataset:
         """See :func:`eds_chunked.pca`."""

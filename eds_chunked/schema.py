@@ -160,6 +160,8 @@ CREATED = "created"
 VERSIONS = "versions"
 WALL_TIME = "wall_time_s"
 PARENT = "parent"
+RESULT_ID = "result_id"
+PARENT_ID = "parent_id"
 PARAMETERS = "parameters"
 N_PHASES = "n_phases"
 

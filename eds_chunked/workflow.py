@@ -6,7 +6,6 @@ A step reads from the store what the step before saved there, and saves its own 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +23,12 @@ from eds_chunked.decomposition.nonnegative import nmf
 from eds_chunked.decomposition.principal import pca
 from eds_chunked.errors import ParameterError
 from eds_chunked.grains.split import separate_grains
-from eds_chunked.grains.statistics import FewGrainsWarning, compare_phases
+from eds_chunked.grains.statistics import compare_phases
 from eds_chunked.phases.modal import modal_table
 from eds_chunked.phases.segment import segment_phases
 from eds_chunked.phases.sums import phase_spectra
-from eds_chunked.readers.base import Reader
+from eds_chunked.readers import open_source
+from eds_chunked.readers.base import MapHeader, Reader
 from eds_chunked.report.assemble import write_results
 from eds_chunked.store.backend import Location, location_text
 from eds_chunked.store.calibration import calibrate
@@ -40,10 +40,6 @@ Window = tuple[float, float]
 
 LOWEST_ENERGY = 0.2
 """keV. Below lie the zero (strobe) peak and electronic noise, which are the same in every mineral."""
-
-
-MIN_SIZE = 100
-"""Pixels of the smallest object that is kept, on a map of at least a thousand times as many."""
 
 
 def analysis_window(ds: xr.Dataset, energy: Window | None = None) -> xr.Dataset:
@@ -59,20 +55,28 @@ def analysis_window(ds: xr.Dataset, energy: Window | None = None) -> xr.Dataset:
         if axis.attrs.get("units") != schema.KEV:
             return ds
         energy = (LOWEST_ENERGY, float(ds.attrs.get(schema.BEAM_ENERGY) or np.inf))
-    low, high = energy
-    selected = ds.sel({schema.ENERGY: slice(low, high)})
-    if selected.sizes[schema.ENERGY] == 0:
+    _check_window(energy, float(axis[0]), float(axis[-1]), str(axis.attrs.get("units", "")))
+    return ds.sel({schema.ENERGY: slice(*energy)})
+
+
+def _check_window(window: Window, first: float, last: float, unit: str) -> None:
+    low, high = window
+    if not low < high or high < first or low > last:
         raise ParameterError(
             "energy window",
             found=f"{low:g} to {high:g}",
-            expected=f"a part of {float(axis[0]):.4g} to {float(axis[-1]):.4g} {axis.attrs.get('units', '')}",
+            expected=f"a part of {first:.4g} to {last:.4g} {unit}",
             fix="--energy 0.2:12",
         )
-    return selected
 
 
 def pca_step(
-    store: Location, *, energy: Window | None = None, n_components: int = 20, memory: str | None = None, **options: Any
+    store: Location,
+    *,
+    energy: Window | None = None,
+    n_components: int = 20,
+    memory: str | int | None = None,
+    **options: Any,
 ) -> str:
     """Run PCA on the map of a store and save it; returns the address of the result."""
     ds = analysis_window(open_map(store), energy)
@@ -84,7 +88,7 @@ def nmf_step(
     *,
     energy: Window | None = None,
     n_components: int | None = None,
-    memory: str | None = None,
+    memory: str | int | None = None,
     **options: Any,
 ) -> str:
     """Run NMF on the map of a store and save it; without ``n_components`` the saved PCA advises them."""
@@ -100,7 +104,12 @@ def phases_step(store: Location, *, parent: str = schema.NMF, name: str | None =
 
 
 def spectra_step(
-    store: Location, *, parent: str = schema.PHASES, name: str | None = None, memory: str | None = None, **options: Any
+    store: Location,
+    *,
+    parent: str = schema.PHASES,
+    name: str | None = None,
+    memory: str | int | None = None,
+    **options: Any,
 ) -> str:
     """Sum the spectra of saved phases, over all channels of the map, and save them."""
     spectra = phase_spectra(open_map(store), phases=load_fresh(store, parent), memory=memory, **options)
@@ -139,7 +148,7 @@ def run(
     n_components: int = 20,
     n_phases: int | None = None,
     min_size: int | None = None,
-    memory: str | None = None,
+    memory: str | int | None = None,
     overwrite: bool = False,
 ) -> RunSummary:
     """Take a map through the whole workflow; computes.
@@ -177,17 +186,18 @@ def run(
     RunSummary
     """
     text = location_text(store)
-    target = Path(folder) if folder is not None else Path(text).with_suffix("").with_name(f"{Path(text).stem}-results")
+    target = results_folder(text) if folder is None else Path(folder)
+    reader = open_source(Path(source), pick=pick) if isinstance(source, str | os.PathLike) else source
+    _check_early(reader.header, n_phases=n_phases, energy=None if calibration else energy)
     clock = _Clock()
     budget.return_freed_memory_to_the_system()
-    ds = convert(source, store, pick=pick, memory=memory, overwrite=overwrite)
+    ds = convert(reader, store, memory=memory, overwrite=overwrite)
     clock.lap("convert")
     if calibration:
         ds = calibrate(store, **calibration)
         clock.lap("calibrate")
-    n_pixels = ds.sizes[schema.Y] * ds.sizes[schema.X]
-    min_size = min(MIN_SIZE, n_pixels // 1000) if min_size is None else min_size
-    most = min(analysis_window(ds, energy).sizes[schema.ENERGY], n_pixels)
+    window = analysis_window(ds, energy)
+    most = min(window.sizes[schema.ENERGY], window.sizes[schema.Y] * window.sizes[schema.X])
     addresses = [pca_step(store, energy=energy, n_components=min(n_components, most), memory=memory)]
     clock.lap("pca")
     advice = None
@@ -201,14 +211,10 @@ def run(
     phases = addresses[-1]
     addresses.append(spectra_step(store, parent=phases, memory=memory))
     clock.lap("spectra")
-    addresses.append(grains_step(store, parent=phases, min_size=min_size))
+    addresses.append(grains_step(store, parent=phases))
     clock.lap("grains")
-    with warnings.catch_warnings():
-        # The report says it, for every phase, in its list of warnings.
-        warnings.simplefilter("ignore", FewGrainsWarning)
-        *files, report = write_results(store, target)
-        clock.lap("figures and report")
-        sizes = compare_phases(load_fresh(store, addresses[-1]))
+    *files, report = write_results(store, target)
+    clock.lap("figures and report")
     return RunSummary(
         store=text,
         folder=target,
@@ -216,11 +222,26 @@ def run(
         advice=advice,
         addresses=tuple(addresses),
         modal=modal_table(load_fresh(store, phases)),
-        grain_sizes=sizes,
+        grain_sizes=compare_phases(load_fresh(store, addresses[-1])),
         files=tuple(files),
         seconds=clock.laps,
         peak_bytes=budget.peak_resident(),
     )
+
+
+def results_folder(store: Location) -> Path:
+    """Return where pictures and tables of a store go unless the user says: beside it."""
+    path = Path(location_text(store))
+    return path.with_name(f"{path.stem}-results")
+
+
+def _check_early(header: MapHeader, *, n_phases: int | None, energy: Window | None) -> None:
+    """Refuse before the conversion what would be refused after it."""
+    if n_phases is not None and n_phases < 1:
+        raise ParameterError("number of phases", found=n_phases, expected="at least 1", fix="--phases 4")
+    first, step = header.energy_offset, header.energy_scale
+    if energy is not None:
+        _check_window(energy, first, first + step * (header.shape[2] - 1), schema.KEV)
 
 
 class _Clock:

@@ -18,12 +18,14 @@ import numpy as np
 import pytest
 import xarray as xr
 from click.testing import CliRunner, Result
+from matplotlib.figure import Figure
 
 import eds_chunked as edc
-from eds_chunked import schema, workflow
+from eds_chunked import figures, schema, workflow
 from eds_chunked.cli import main, output
 from eds_chunked.cli.truth import compare_with_truth
 from eds_chunked.readers import describe
+from eds_chunked.report import assemble
 from eds_chunked.synthetic import rock
 from tests.ripple_files import random_counts, write_ripple
 
@@ -68,14 +70,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_pictures() -> Iterator[None]:
     """Leave out of `run` what takes most of its time and has tests of its own."""
 
-    def write_report(store: object, target: Path) -> Path:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text("<html>")
-        return target
-
+    one = assemble.Picture("sum_spectrum", "a caption", "a text", figures.png(Figure(figsize=(1, 1))))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workflow, "write_pictures", lambda store, folder: [Path(folder) / "01_sum_spectrum.png"])
-        patch.setattr(workflow, "write_report", write_report)
+        patch.setattr(assemble, "pictures", lambda store: iter([one]))
         yield
 
 

@@ -254,6 +254,7 @@ def test_the_result_says_what_made_it():
     phases.attrs = {schema.FINGERPRINT: "abc", schema.TITLE: "rock", schema.STEP: schema.PHASES}
     phases[schema.N_PIXELS] = (schema.PHASE, [81, 0, 0])
     attrs = separate_grains(phases, h=2.0, min_size=5).attrs
+    assert attrs.pop(schema.RESULT_ID) != separate_grains(phases, h=1.0, min_size=5).attrs[schema.RESULT_ID]
     assert attrs == {
         schema.STEP: schema.GRAINS,
         schema.PARAMETERS: {"method": "h-maxima", "h": 2.0, "min_size": 5},

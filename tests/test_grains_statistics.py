@@ -293,9 +293,9 @@ def test_statistics_of_a_phase_leave_out_cut_and_small_grains():
     assert (found.n, found.n_edge_excluded, found.n_small_excluded) == (450, 4, 0)
     assert found.arithmetic_mean == pytest.approx(np.mean(2 * sizes * 0.5 / np.sqrt(np.pi)))
     assert found.edge_rule == "grains that touch the map's edge are left out (4)"
-    assert (found.title, found.unit) == ("squares, phase 1", "um")
+    assert (found.title, found.unit) == ("phase 1, squares", "um")
     assert grain_size_statistics(grains, phase=1, include_edge=True).n == 454
-    with pytest.warns(FewGrainsWarning, match="squares, phase 1"):
+    with pytest.warns(FewGrainsWarning, match="phase 1, squares"):
         larger = grain_size_statistics(grains, phase=1, min_pixels=10)
     assert larger.n == np.count_nonzero(sizes**2 >= 10)
     assert larger.n_small_excluded == np.count_nonzero(sizes**2 < 10)
@@ -307,7 +307,7 @@ def test_statistics_of_a_phase_leave_out_cut_and_small_grains():
     assert grain_size_statistics(grains).n == 453
     with pytest.raises(ParameterError, match="phase: found 5"):
         grain_size_statistics(grains, phase=5)
-    with pytest.raises(ParameterError, match="grains of squares, phase 3: found 0 usable"):
+    with pytest.raises(ParameterError, match="grains of phase 3, squares: found 0 usable"):
         grain_size_statistics(grains, phase=3)
     with pytest.raises(ParameterError, match="unit"):
         grain_size_statistics(grains, unit="um")

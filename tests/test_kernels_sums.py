@@ -11,7 +11,6 @@ from eds_chunked.kernels.gram import add_gram, project, symmetrise, weighted_squ
 from eds_chunked.kernels.nnls import solve_nonnegative
 from eds_chunked.kernels.reduce import (
     channel_sums,
-    label_sums,
     mask_sums,
     max_spectrum,
     pixel_sums,
@@ -108,13 +107,10 @@ def test_sums_and_maxima_equal_numpy(block):
 
 @drawn
 @given(blocks(), st.data())
-def test_sums_over_labels_and_masks_equal_numpy(block, data):
-    label = data.draw(arrays(np.uint8, len(block), elements=st.integers(0, 3)))
+def test_sums_over_masks_equal_numpy(block, data):
     mask = data.draw(arrays(bool, (3, len(block))))
-    found = label_sums(from_dense(block), label, 4)
-    assert found.dtype == np.uint64
-    assert np.array_equal(found, [block[label == k].sum(axis=0, dtype=np.uint64) for k in range(4)])
     found = mask_sums(from_dense(block), mask)
+    assert found.dtype == np.uint64
     assert np.array_equal(found, [block[m].sum(axis=0, dtype=np.uint64) for m in mask])
 
 
@@ -122,7 +118,6 @@ def test_integer_sums_are_exact_beyond_what_a_double_holds():
     block = np.full((3, 2), 2**62 + 1, np.uint64)
     assert channel_sums(from_dense(block)).tolist() == [3 * (2**62 + 1)] * 2
     assert pixel_sums(from_dense(block)).tolist() == [2 * (2**62 + 1)] * 3
-    assert label_sums(from_dense(block), np.array([1, 1, 1]), 2)[1].tolist() == [3 * (2**62 + 1)] * 2
     assert mask_sums(from_dense(block), np.ones((1, 3), bool))[0].tolist() == [3 * (2**62 + 1)] * 2
 
 

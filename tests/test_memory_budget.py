@@ -1,4 +1,4 @@
-"""The memory promise: the peak of a whole process stays under the budget, measured from outside the interpreter's view."""
+"""The memory promise: the peak of a whole process stays under the budget, as the kernel counted it."""
 
 import json
 import re

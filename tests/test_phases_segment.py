@@ -102,6 +102,7 @@ def test_the_result_has_the_words_of_the_schema():
     assert phases[schema.PHASE].values.tolist() == [1, 2, 3]
     assert set(phases.coords) == {schema.PHASE, schema.Y, schema.X}
     assert schema.pixel_size(phases) == (0.5, 0.25, schema.MICROMETRE)
+    assert phases.attrs.pop(schema.RESULT_ID)
     assert phases.attrs == {
         schema.FINGERPRINT: "abc",
         schema.TITLE: "a rock",
@@ -113,12 +114,12 @@ def test_the_result_has_the_words_of_the_schema():
 
 
 def test_phases_inherit_the_run_and_name_their_parent():
-    saved = made_nmf().assign_attrs({schema.RUN: "k3", schema.REVISION: 2})
+    saved = made_nmf().assign_attrs({schema.RUN: "k3", schema.REVISION: 2, schema.RESULT_ID: "the nmf"})
     phases = segment_phases(saved, min_size=10)
     assert phases.attrs[schema.RUN] == "k3"
-    assert phases.attrs[schema.PARENT] == "nmf/k3.r2"
+    assert phases.attrs[schema.PARENT_ID] == "the nmf"
     assert schema.REVISION not in phases.attrs
-    assert schema.PARENT not in segment_phases(made_nmf(), min_size=10).attrs
+    assert schema.PARENT_ID not in segment_phases(made_nmf(), min_size=10).attrs
 
 
 def test_phases_of_selected_components_count_from_one():

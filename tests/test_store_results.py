@@ -210,7 +210,7 @@ def test_a_draft_in_a_scratch_store_can_be_saved_to_a_store(store):
     del loaded.encoding["source"]
     template = made_result(ds)
     draft = begin_result(
-        loaded, schema.NMF, "k2", template.assign({schema.LOADINGS: template[schema.LOADINGS].chunk(y=16)})
+        loaded, schema.NMF, "k2", template.assign({schema.LOADINGS: template[schema.LOADINGS].chunk(y=16)}), {}
     )
     assert draft.location != str(store)
     draft.put(schema.LOADINGS, template[schema.LOADINGS].values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,12 +122,6 @@ def bytes_on_disk(store: str) -> str:
     if "://" in store:
         return ""
     return format_size(sum(file.stat().st_size for file in Path(store).rglob("*") if file.is_file()))
-
-
-def results_folder(store: str | os.PathLike[str]) -> Path:
-    """Return where pictures and tables of a store go unless the user says."""
-    path = Path(store)
-    return path.with_name(f"{path.stem}-results")
 
 
 # --------------------------------------------------------------------------------------------------- tables

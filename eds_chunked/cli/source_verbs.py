@@ -180,7 +180,7 @@ def calibrate(output: Output, store: str, calibration: dict[str, Any]) -> None:
     """
     from eds_chunked.cli.describing import map_facts, map_lines
     from eds_chunked.store.calibration import calibrate as calibrate_map
-    from eds_chunked.store.results import refresh_command, revisions, why_stale
+    from eds_chunked.store.results import revisions, why_stale
 
     with output.working():
         ds = calibrate_map(store, **calibration)

@@ -234,8 +234,6 @@ def grains(output: Output, store: str, parent: str, min_size: int | None, **give
     from eds_chunked.store.results import load
 
     with output.working():
-        if min_size is None:
-            min_size = load(store, parent).attrs[schema.PARAMETERS]["min_size"]
         address = workflow.grains_step(store, parent=parent, min_size=min_size, **given)
     table = compare_phases(load(store, address))
     output.show(

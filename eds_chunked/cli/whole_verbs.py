@@ -74,12 +74,9 @@ def run(
     # Before the imports that take seconds: a wrong path is told at once.
     reader = open_source(source, pick=pick)
     from eds_chunked import workflow
-    from eds_chunked.cli.describing import results_folder
 
     with output.working():
-        summary = workflow.run(
-            reader, store, folder=folder or results_folder(store), calibration=calibration or None, **given
-        )
+        summary = workflow.run(reader, store, folder=folder, calibration=calibration or None, **given)
     result, pieces = _tell(summary)
     output.show(result, *pieces, _files(summary, output), brief=summary.report)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import click
@@ -26,25 +25,19 @@ def report(output: Output, store: str, target: str | None) -> None:
       eds-chunked report map.zarr
       eds-chunked report map.zarr map.html
     """
-    from eds_chunked.cli.describing import results_folder
-    from eds_chunked.grains.statistics import FewGrainsWarning
-    from eds_chunked.report.assemble import write_pictures, write_report, write_tables
-    from eds_chunked.store.opening import check_store
+    from eds_chunked.report.assemble import write_report, write_results
+    from eds_chunked.workflow import results_folder
 
-    check_store(store)  # before a folder is made
     place = Path(target) if target is not None else results_folder(store)
-    alone = place.suffix.lower() in (".html", ".htm")
-    folder = place.parent if alone else place
-    page = place if alone else place / "report.html"
-    folder.mkdir(parents=True, exist_ok=True)
+    files: list[Path] = []
     with output.working():
-        # The report lists the phases that have few grains.
-        warnings.simplefilter("ignore", FewGrainsWarning)
-        files = [] if alone else write_tables(store, folder) + write_pictures(store, folder)
-        write_report(store, page)
+        if place.suffix.lower() in (".html", ".htm"):
+            page = write_report(store, place)
+        else:
+            *files, page = write_results(store, place)
     output.show(
         {"report": page, "files": files, "seconds": output.seconds},
-        Facts([("report", str(page)), ("files", f"{len(files)} pictures and tables in {folder}" if files else "")]),
+        Facts([("report", str(page)), ("files", f"{len(files)} pictures and tables in {place}" if files else "")]),
         brief=page,
     )
 

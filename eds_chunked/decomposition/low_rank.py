@@ -43,6 +43,13 @@ def reconstruct(result: xr.Dataset, *, components: Sequence[int] | None = None) 
     Memory: none until it is computed, then one tile (at most 32 MiB) for each thread.
     """
     schema.require(result, schema.FACTORS, schema.LOADINGS)
+    if result.attrs.get(schema.PARAMETERS, {}).get("solver") == "incremental":
+        raise ParameterError(
+            "model",
+            found="a PCA by the incremental solver, which is centred",
+            expected="an NMF, or a PCA by the exact solver",
+            fix="pca(ds, solver='gram')",
+        )
     known = [int(number) for number in result[schema.COMPONENT].values]
     chosen = known if components is None else list(components)
     missing = [number for number in chosen if number not in known]

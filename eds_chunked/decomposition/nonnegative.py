@@ -51,7 +51,7 @@ def nmf(
     ds
         Map with ``counts`` (y, x, energy), any selection of it.
     n_components
-        Number of components k; :func:`eds_chunked.advise_components` proposes one.
+        Number of components k; :func:`eds_chunked.advise_components` proposes one. Phases will have their numbers.
     noise
         ``"poisson"`` scales as Keenan & Kotula; None takes the counts as they are.
     solver
@@ -93,8 +93,8 @@ def nmf(
             raise ParameterError(what, found=value, expected="at least 1", fix=f"leave {what} out for the default")
     if not 0 <= seed < 2**32:
         raise ParameterError("seed", found=seed, expected="0 to 2**32 - 1", fix="seed=0")
+    n_components = check_n_components(n_components, ds)
     blocks = blocks_of(ds)
-    n_components = check_n_components(n_components, blocks)
     run = schema.check_run_name(name or f"k{n_components}")
     how = plan(_need(ds, blocks, n_components, fit_pixels), memory=memory)
 
@@ -118,10 +118,10 @@ def nmf(
     }
     spectra = factors * root
     total = nonzero_or_one(spectra.sum(axis=1))[:, None]
-    result = template(ds, blocks, n_components, **{schema.PARAMETERS: parameters})
+    result = template(ds, blocks, n_components)
     result[schema.FACTORS] = variable(schema.FACTORS, spectra / total)
     result[schema.OBJECTIVE] = variable(schema.OBJECTIVE, np.zeros(len(objective) + 1))
-    draft = begin_result(ds, schema.NMF, run, result)
+    draft = begin_result(ds, schema.NMF, run, result, parameters)
     fit = _NonnegativeFit(factors / total, root, noise == POISSON)
     work_of_map = ProjectWork(draft.target(schema.LOADINGS), n_components, fit)
     residual, squares = run_pass(blocks, work_of_map, np.add, plan=how)

@@ -56,7 +56,7 @@ def pca(
     solver
         ``"gram"`` is exact; ``"incremental"`` is scikit-learn's IncrementalPCA, approximate and centred, for more
         channels than a channels x channels matrix allows; ``"auto"`` takes gram up to 8192 channels. The parameters
-        of the result say which it was.
+        of the result say which it was. A centred PCA has no model: :func:`reconstruct` refuses it.
     name
         Name of the run when the result is saved.
     memory
@@ -85,20 +85,20 @@ def pca(
     if solver not in SOLVERS:
         raise ParameterError("solver", found=repr(solver), expected=f"one of {', '.join(SOLVERS)}", fix="solver='auto'")
     schema.check_run_name(name)
+    n_components = check_n_components(n_components, ds)
     blocks = blocks_of(ds)
-    n_components = check_n_components(n_components, blocks)
     chosen, how = _choose(solver, blocks, n_components, memory)
     fit = (fit_exact if chosen == "gram" else fit_incremental)(blocks, n_components, noise, how)
 
     parameters = {"n_components": n_components, "noise": noise, "solver": chosen}
-    result = template(ds, blocks, n_components, **{schema.PARAMETERS: parameters})
+    result = template(ds, blocks, n_components)
     result[schema.FACTORS] = variable(schema.FACTORS, fit.factors)
     result[schema.EXPLAINED_VARIANCE] = variable(schema.EXPLAINED_VARIANCE, fit.explained_variance)
     result[schema.EXPLAINED_VARIANCE_RATIO] = variable(schema.EXPLAINED_VARIANCE_RATIO, fit.explained_variance_ratio)
     result[schema.EIGENVALUES] = variable(schema.EIGENVALUES, fit.eigenvalues)
     if fit.noise_ratio is not None:
         result[schema.NOISE_RATIO] = variable(schema.NOISE_RATIO, fit.noise_ratio)
-    draft = begin_result(ds, schema.PCA, name, result)
+    draft = begin_result(ds, schema.PCA, name, result, parameters)
     work = ProjectWork(draft.target(schema.LOADINGS), n_components, _Project(fit.projector))
     run_pass(blocks, work, np.add, plan=how)
     return draft.open()

@@ -16,14 +16,16 @@ from eds_chunked.errors import ParameterError
 Array = np.ndarray[Any, Any]
 
 
-def check_n_components(n_components: int, blocks: Blocks) -> int:
+def check_n_components(n_components: int, ds: xr.Dataset) -> int:
     """Return the number as an int (NumPy's cannot be stored); raise ParameterError if the map can't have it."""
-    most = min(blocks.n_pixels, blocks.n_channels)
+    schema.require(ds, schema.COUNTS)
+    height, width, n_channels = ds[schema.COUNTS].shape
+    most = min(height * width, n_channels)
     if not isinstance(n_components, Integral) or not 1 <= n_components <= most:
         raise ParameterError(
             "number of components",
             found=n_components,
-            expected=f"a whole number from 1 to {most} for {blocks.n_pixels} pixels and {blocks.n_channels} channels",
+            expected=f"a whole number from 1 to {most} for {height * width} pixels and {n_channels} channels",
             fix=f"n_components={min(4, most)}",
         )
     return int(n_components)
@@ -34,7 +36,7 @@ def variable(name: str, values: Any) -> tuple[tuple[str, ...], Any, dict[str, st
     return schema.VARIABLES[name].dims, values, schema.attributes(name)
 
 
-def template(ds: xr.Dataset, blocks: Blocks, n_components: int, **attrs: Any) -> xr.Dataset:
+def template(ds: xr.Dataset, blocks: Blocks, n_components: int) -> xr.Dataset:
     """Return a result without values: factors and loadings on the coordinates of ``ds``."""
     coords = {axis: ds[axis] for axis in (schema.Y, schema.X, schema.ENERGY) if axis in ds.coords}
     return xr.Dataset(
@@ -43,5 +45,4 @@ def template(ds: xr.Dataset, blocks: Blocks, n_components: int, **attrs: Any) ->
             schema.LOADINGS: variable(schema.LOADINGS, empty_maps(blocks, n_components)),
         },
         coords={**coords, schema.COMPONENT: np.arange(1, n_components + 1)},
-        attrs=attrs,
     )

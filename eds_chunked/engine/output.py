@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -13,10 +14,10 @@ from eds_chunked.engine.blocks import Blocks
 from eds_chunked.engine.scratch import scratch_folder
 from eds_chunked.store.drafts import Draft
 from eds_chunked.store.opening import is_ours, open_map
-from eds_chunked.store.provenance import carried_attributes
+from eds_chunked.store.provenance import result_attributes
 
 
-def begin_result(ds: xr.Dataset, step: str, run: str, template: xr.Dataset) -> Draft:
+def begin_result(ds: xr.Dataset, step: str, run: str, template: xr.Dataset, parameters: dict[str, Any]) -> Draft:
     """Start a result of the map ``ds`` like ``template``, whose lazy variables will be filled piece by piece.
 
     It goes to the store that ``ds`` came from; where there is none, or it is read-only or holds another map by now,
@@ -24,8 +25,8 @@ def begin_result(ds: xr.Dataset, step: str, run: str, template: xr.Dataset) -> D
     """
     home = _home(ds)
     draft = Draft(scratch_folder() if home is None else home, step, run)
-    attrs = {schema.STEP: step, schema.RUN: run, schema.REVISION: draft.number}
-    draft.declare(template.assign_attrs(carried_attributes(ds) | template.attrs | attrs))
+    attrs = result_attributes(ds, step, parameters) | {schema.RUN: run}
+    draft.declare(template.assign_attrs(attrs))
     return draft
 
 

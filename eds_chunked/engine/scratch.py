@@ -23,8 +23,16 @@ def scratch_folder() -> str:
     return folder
 
 
+_staged: dict[str, CountsSource] = {}
+
+
 def stage(counts: da.Array) -> CountsSource:
-    """Compute a dask array once, chunk by chunk, into a scratch store of tiles; memory follows its own chunks."""
+    """Compute a dask array once, chunk by chunk, into a scratch store of tiles; memory follows its own chunks.
+
+    dask names an array by what it computes, so the same array is not computed again for the next pass or step.
+    """
+    if counts.name in _staged:
+        return _staged[counts.name]
     folder = scratch_folder()
     tile = tile_shape(counts.shape[2])
     target = zarr.create_array(
@@ -38,4 +46,5 @@ def stage(counts: da.Array) -> CountsSource:
         config={"write_empty_chunks": True},
     )
     da.store(counts.rechunk(tile), target, lock=False)
-    return counts_source(folder, version="scratch", path=COUNTS)
+    _staged[counts.name] = counts_source(folder, version="scratch", path=COUNTS)
+    return _staged[counts.name]

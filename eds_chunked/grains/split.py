@@ -18,7 +18,7 @@ from skimage.segmentation import watershed
 from eds_chunked import schema
 from eds_chunked.errors import ParameterError
 from eds_chunked.grains.measure import grain_columns
-from eds_chunked.store.provenance import child_attributes
+from eds_chunked.store.provenance import result_attributes
 
 Array = np.ndarray[Any, Any]
 
@@ -30,7 +30,9 @@ class UnsplitPhaseWarning(UserWarning):
     """One phase fills the whole map, so there is no boundary to measure distances from."""
 
 
-def separate_grains(phases: xr.Dataset, *, method: str = H_MAXIMA, h: float = 1.0, min_size: int = 0) -> xr.Dataset:
+def separate_grains(
+    phases: xr.Dataset, *, method: str = H_MAXIMA, h: float = 1.0, min_size: int | None = None
+) -> xr.Dataset:
     """Separate the grains of every phase and measure them (computes at once; two-dimensional).
 
     Each phase's mask is split by a watershed of its distance transform, flooded from one seed a grain, with neighbours
@@ -91,6 +93,8 @@ def separate_grains(phases: xr.Dataset, *, method: str = H_MAXIMA, h: float = 1.
     >>> grains.sizes["grain"], bool(grains["n_pixels"].sum() == discs.sum())
     (2, True)
     """
+    if min_size is None:
+        min_size = int(phases.attrs.get(schema.PARAMETERS, {}).get("min_size", 0))
     _check_parameters(method, h, min_size)
     schema.require(phases, schema.LABEL)
     label = np.asarray(phases[schema.LABEL].values)
@@ -117,7 +121,7 @@ def separate_grains(phases: xr.Dataset, *, method: str = H_MAXIMA, h: float = 1.
     parameters: dict[str, object] = {"method": method, "min_size": int(min_size)}
     if method == H_MAXIMA:
         parameters["h"] = float(h)
-    grains.attrs = child_attributes(phases, schema.GRAINS, parameters) | {
+    grains.attrs = result_attributes(phases, schema.GRAINS, parameters) | {
         schema.N_PHASES: max(int(phases.sizes.get(schema.PHASE, 0)), int(phase_of_grain.max(initial=0))),
     }
     return grains

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -136,8 +136,11 @@ class GrainSizeStatistics:
         """Draw the histogram and the density with the averages."""
         from eds_chunked.figures.distribution import draw_size_distribution
 
-        # The figure's protocol has plain attributes; those of a frozen object only differ in that they cannot be set.
-        return draw_size_distribution(cast(Any, self))
+        return draw_size_distribution(self)
+
+    def _repr_html_(self) -> str:
+        """Show the table in a notebook."""
+        return str(self.table().to_html(index=False, na_rep="", float_format="{:.4g}".format))
 
 
 def grain_size_statistics(
@@ -239,7 +242,8 @@ def grain_size_statistics(
 
 
 def _title(grains: xr.Dataset, phase: int | None) -> str:
-    parts = [schema.text(grains.attrs.get(schema.TITLE, "")), f"phase {phase}" if phase is not None else ""]
+    # The phase first: a figure cuts a long title at its end.
+    parts = [f"phase {phase}" if phase is not None else "", schema.text(grains.attrs.get(schema.TITLE, ""))]
     return ", ".join(part for part in parts if part)
 
 

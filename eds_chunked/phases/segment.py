@@ -14,7 +14,7 @@ from eds_chunked.phases.cleaning import check_min_size, fill_small_holes, remove
 from eds_chunked.phases.labels import check_decision, exclusive_labels
 from eds_chunked.phases.morphology import check_size, close_mask, open_mask
 from eds_chunked.phases.threshold import OTSU, loading_thresholds
-from eds_chunked.store.provenance import child_attributes
+from eds_chunked.store.provenance import result_attributes
 
 __all__ = ["segment_phases"]
 
@@ -22,13 +22,14 @@ __all__ = ["segment_phases"]
 # map (1295 x 1820, 4 components) took 0.33 GB instead of 0.11 and no less time.
 _BLOCK_BYTES = 8 * 2**20
 
-# The run's name too: phases inherit the name of the factorisation they come from.
+MIN_SIZE = 100
+"""Pixels of the smallest object that is kept, on a map of at least a thousand times as many."""
 
 
 def segment_phases(
     nmf: xr.Dataset,
     *,
-    min_size: int = 100,
+    min_size: int | None = None,
     threshold: str | Sequence[float] = OTSU,
     opening: int = 0,
     closing: int = 0,
@@ -47,7 +48,8 @@ def segment_phases(
         ``factors`` (component, energy) and ``loadings`` (component, y, x), as :func:`eds_chunked.nmf` returns them.
         At most 254 components.
     min_size
-        Pixels that an object, or a piece of background, needs to stay. 0 keeps everything.
+        Pixels that an object, or a piece of background, needs to stay; 0 keeps everything. Default: 100, or a
+        thousandth of the pixels of a smaller map.
     threshold
         ``"otsu"``, or one number a component.
     opening, closing
@@ -81,7 +83,8 @@ def segment_phases(
     N. Otsu, IEEE Trans. Syst. Man Cybern. 9 (1979) 62-66, doi:10.1109/TSMC.1979.4310076.
     """
     schema.require(nmf, schema.FACTORS, schema.LOADINGS)
-    min_size = check_min_size(min_size)
+    n_pixels_of_map = nmf.sizes[schema.Y] * nmf.sizes[schema.X]
+    min_size = check_min_size(min(MIN_SIZE, n_pixels_of_map // 1000) if min_size is None else min_size)
     opening, closing = check_size(opening, "opening"), check_size(closing, "closing")
     loadings = da.asarray(nmf[schema.LOADINGS].data)
     loadings = loadings.rechunk((-1, "auto", "auto"), block_size_limit=_BLOCK_BYTES)
@@ -123,5 +126,5 @@ def segment_phases(
     return xr.Dataset(
         {name: (schema.VARIABLES[name].dims, values, schema.attributes(name)) for name, values in variables.items()},
         coords={**coords, schema.PHASE: np.arange(1, len(mask) + 1)},
-        attrs=child_attributes(nmf, schema.PHASES, parameters),
+        attrs=result_attributes(nmf, schema.PHASES, parameters),
     )

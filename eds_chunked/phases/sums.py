@@ -16,7 +16,7 @@ from eds_chunked.engine.lanes import run_pass
 from eds_chunked.errors import ChunkLayoutError, ParameterError, StaleResultError
 from eds_chunked.kernels.reduce import mask_sums
 from eds_chunked.memory import Need, plan
-from eds_chunked.store.provenance import child_attributes
+from eds_chunked.store.provenance import result_attributes
 
 Array = np.ndarray[Any, Any]
 
@@ -79,7 +79,7 @@ def phase_spectra(
             schema.N_PIXELS: (schema.PHASE, member.sum(axis=(1, 2)), schema.attributes(schema.N_PIXELS)),
         },
         coords={schema.PHASE: numbers, schema.ENERGY: ds[schema.ENERGY]},
-        attrs=child_attributes(phases, schema.SPECTRA, {"source": source}),
+        attrs=result_attributes(phases, schema.SPECTRA, {"source": source}),
     )
 
 

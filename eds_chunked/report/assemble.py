@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,13 @@ from eds_chunked import figures, progress, schema
 from eds_chunked.decomposition.advice import advise_components
 from eds_chunked.errors import MissingResultError, ParameterError
 from eds_chunked.grains.files import write_grain_files
-from eds_chunked.grains.statistics import ENOUGH_GRAINS, FEWEST_GRAINS, compare_phases, grain_size_statistics
+from eds_chunked.grains.statistics import (
+    ENOUGH_GRAINS,
+    FEWEST_GRAINS,
+    FewGrainsWarning,
+    compare_phases,
+    grain_size_statistics,
+)
 from eds_chunked.phases.modal import MIXED_ROW, UNASSIGNED_ROW, modal_table
 from eds_chunked.report.page import render
 from eds_chunked.store.backend import Location, location_text
@@ -84,7 +92,7 @@ def pictures(store: Location) -> Iterator[Picture]:
                 f"threshold_{number}",
                 f"Component {number}: histogram with threshold, mask before and after cleaning",
                 f"Histogram of loading {number} and its mask before and after small objects and holes were removed",
-                figures.draw_threshold(source, phases, component=int(number)),
+                figures.png(figures.draw_threshold(source, phases, component=int(number))),
             )
         yield Picture(
             "phase_map",
@@ -150,9 +158,11 @@ def write_results(store: Location, folder: str | os.PathLike[str]) -> list[Path]
     -------
     The paths of the files, the report last.
     """
+    check_store(store)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    written = _write_tables(store, target)
+    with _few_grains_are_listed():
+        written = _write_tables(store, target)
     drawn = _draw(store)
     for number, picture in enumerate(drawn, start=1):
         path = target / f"{number:02d}_{picture.name}.png"
@@ -162,7 +172,7 @@ def write_results(store: Location, folder: str | os.PathLike[str]) -> list[Path]
 
 
 def _draw(store: Location) -> list[Picture]:
-    with progress.step("figures", 1) as done:
+    with progress.step("figures", 1) as done, _few_grains_are_listed():
         drawn = list(pictures(store))
         done(1)
     return drawn
@@ -210,18 +220,28 @@ def write_report(store: Location, target: str | os.PathLike[str]) -> Path:
     if path.suffix.lower() not in (".html", ".htm"):
         raise ParameterError("report file", found=path.name, expected="a name that ends in .html", fix="report.html")
     check_store(store)
+    path.parent.mkdir(parents=True, exist_ok=True)
     return _write_page(store, path, _draw(store))
+
+
+@contextmanager
+def _few_grains_are_listed() -> Iterator[None]:
+    """Keep a phase with few grains from warning of it for every figure and table: the report lists it once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewGrainsWarning)
+        yield
 
 
 def _write_page(store: Location, path: Path, drawn: list[Picture]) -> Path:
     ds = open_map(store)
-    page = render(
-        title=schema.text(ds.attrs.get(schema.TITLE) or path.stem),
-        figures=[(picture.caption, picture.alt, picture.png) for picture in drawn],
-        tables=list(tables(store).values()),
-        facts=_facts(ds, store),
-        warnings=_warnings(store),
-    )
+    with _few_grains_are_listed():
+        page = render(
+            title=schema.text(ds.attrs.get(schema.TITLE) or path.stem),
+            figures=[(picture.caption, picture.alt, picture.png) for picture in drawn],
+            tables=list(tables(store).values()),
+            facts=_facts(ds, store),
+            warnings=_warnings(store),
+        )
     partial = path.with_name(f".{path.name}.part")
     partial.write_text(page, encoding="utf-8")
     partial.replace(path)
@@ -263,6 +283,12 @@ def _warnings(store: Location) -> list[str]:
         for name, percent in zip(modal["phase"], modal["area_percent"], strict=True):
             if name in (UNASSIGNED_ROW, MIXED_ROW) and float(percent) > MUCH_LEFT_OVER:
                 found.append(f"{float(percent):.1f} % of the area is {name}.")
+        empty = modal.loc[modal["n_pixels"] == 0, "phase"]
+        found += [
+            f"Phase {name} has no pixels left: all objects above its threshold were smaller than the minimum size."
+            for name in empty
+            if name not in (UNASSIGNED_ROW, MIXED_ROW)
+        ]
     if grains is not None:
         sizes = compare_phases(grains)
         for phase, n_used in zip(sizes[schema.PHASE], sizes["n_used"], strict=True):

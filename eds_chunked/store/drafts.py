@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from eds_chunked.schema import COUNTS, MAP_GROUP, RESULTS_GROUP, X, Y
+from eds_chunked.schema import COUNTS, MAP_GROUP, RESULTS_GROUP, VARIABLES, X, Y
 from eds_chunked.store.backend import HeldBackStore, Location, delete_dir, list_dir, location_text, zarr_store
 from eds_chunked.store.layout import group_document, revision_group
 
@@ -81,7 +82,7 @@ class Draft:
 
     def open(self) -> xr.Dataset:
         """Return the result, lazy on what was written; it stays valid when the revision is committed."""
-        ds: xr.Dataset = xr.open_zarr(self._store, group=self.group, chunks={}, consolidated=False)
+        ds = open_result(self._store, self.group)
         self._content = {name: _content(variable) for name, variable in ds.variables.items()}
         ds.encoding["group"] = self.group
         ds.encoding["source"] = self.location
@@ -118,9 +119,20 @@ def _content(variable: xr.Variable) -> _Content:
     """
     if variable.chunks is not None:
         return variable.dims, variable.data.name, repr(variable.attrs)
-    # Coordinates of dimensions are small and do not change; other values were not in memory when the draft was opened.
-    values = variable.values.tolist() if isinstance(variable, xr.IndexVariable) else object()
-    return variable.dims, values, repr(variable.attrs)
+    return variable.dims, variable.values.tobytes(), repr(variable.attrs)
+
+
+def open_result(store: Store, group: str) -> xr.Dataset:
+    """Open a result: maps lazily, the rest (a few numbers and spectra) in memory, in the order of the schema."""
+    lazy: xr.Dataset = xr.open_zarr(store, group=group, chunks={}, consolidated=False)
+    # Without dask: the few numbers are read here and now, whatever cluster is active.
+    plain = xr.open_zarr(store, group=group, chunks=None, consolidated=False)
+    order = {name: number for number, name in enumerate(VARIABLES)}
+    names = sorted(lazy.data_vars, key=lambda name: order.get(str(name), len(order)))
+    small = [name for name in names if Y not in lazy[name].dims]
+    loaded = plain[small].load()
+    variables = {name: loaded[name] if name in small else lazy[name] for name in names}
+    return xr.Dataset(variables, coords=lazy.coords, attrs=lazy.attrs)
 
 
 def draft_of(ds: xr.Dataset, location: Location) -> Draft | None:

@@ -66,19 +66,18 @@ def carried_attributes(ds: xr.Dataset) -> dict[str, Any]:
     return {name: ds.attrs[name] for name in _CARRIED if name in ds.attrs}
 
 
-def address_of(result: xr.Dataset) -> str | None:
-    """Return the address of a result that is in a store, or is being written to one: ``nmf/k4.r2``."""
-    if not {schema.STEP, schema.RUN, schema.REVISION} <= result.attrs.keys():
-        return None
-    return f"{result.attrs[schema.STEP]}/{result.attrs[schema.RUN]}.r{result.attrs[schema.REVISION]}"
+def result_attributes(source: xr.Dataset, step: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Attributes of the result that ``step`` made from ``source``, a map or another result.
 
-
-def child_attributes(parent: xr.Dataset, step: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Attributes of a result that ``step`` made from another result: it takes over the name of the run."""
-    attrs = carried_attributes(parent) | {schema.STEP: step, schema.PARAMETERS: parameters}
-    if schema.RUN in parent.attrs:
-        attrs[schema.RUN] = parent.attrs[schema.RUN]
-    address = address_of(parent)
-    if address is not None:
-        attrs[schema.PARENT] = address
-    return attrs
+    A result takes over the name of its parent's run. Its id is a digest of what made it, from the map on: by the id a
+    saved child finds the address of its parent, and the same recipe gives the same result with the same attributes.
+    """
+    attrs = carried_attributes(source) | {schema.STEP: step, schema.PARAMETERS: parameters}
+    for own, of_source in ((schema.RUN, schema.RUN), (schema.PARENT_ID, schema.RESULT_ID)):
+        if of_source in source.attrs:
+            attrs[own] = source.attrs[of_source]
+    digest = hashlib.sha256(json.dumps(attrs, sort_keys=True, default=np.ndarray.tolist).encode())
+    for axis in (schema.Y, schema.X, schema.ENERGY):
+        if axis in source.coords:
+            digest.update(np.ascontiguousarray(source[axis].values).tobytes())
+    return attrs | {schema.RESULT_ID: digest.hexdigest()[:32]}

@@ -12,7 +12,7 @@ import zarr
 from eds_chunked import schema
 from eds_chunked.errors import MissingResultError, ParameterError, StaleResultError
 from eds_chunked.store.backend import Location, exists, location_text, zarr_store
-from eds_chunked.store.drafts import Draft, draft_of, revision_numbers
+from eds_chunked.store.drafts import Draft, draft_of, open_result, revision_numbers
 from eds_chunked.store.layout import group_document, revision_group
 from eds_chunked.store.opening import check_store, open_map
 from eds_chunked.store.provenance import now, versions
@@ -99,7 +99,7 @@ def load(store: Location, address: str) -> xr.Dataset:
     """
     revision = newest(store, address)
     group = revision_group(revision.step, revision.run, revision.number)
-    ds: xr.Dataset = xr.open_zarr(zarr_store(store, read_only=True), group=group, chunks={}, consolidated=False)
+    ds = open_result(zarr_store(store, read_only=True), group)
     ds.encoding["source"] = location_text(store)
     return ds
 
@@ -111,7 +111,7 @@ def why_stale(store: Location, revision: Revision, all_revisions: list[Revision]
         return "the map was converted or calibrated again since"
     parent = revision.attrs.get(schema.PARENT)
     if parent is None:
-        return None
+        return "what it was made from was not saved before it" if schema.PARENT_ID in revision.attrs else None
     same_run = [r for r in known if parent.rsplit(".r", 1)[0] == f"{r.step}/{r.run}"]
     if not same_run or same_run[-1].address != parent:
         return f"its parent {parent} was made again since" if same_run else f"its parent {parent} is not in the store"
@@ -186,9 +186,11 @@ def save(result: xr.Dataset, store: Location, *, name: str | None = None) -> str
         except BaseException:
             draft.discard()
             raise
-    # The Dataset in hand learns its address, so that what is made from it can name its parent.
-    result.attrs |= {schema.RUN: run, schema.REVISION: draft.number}
-    draft.commit(result.attrs | {schema.CREATED: now(), schema.VERSIONS: versions()})
+    attrs = {schema.RUN: run, schema.REVISION: draft.number, schema.CREATED: now(), schema.VERSIONS: versions()}
+    parent = [r for r in revisions(store) if r.attrs.get(schema.RESULT_ID) == result.attrs.get(schema.PARENT_ID, "")]
+    if parent:
+        attrs[schema.PARENT] = parent[-1].address
+    draft.commit(result.attrs | attrs)
     return f"{step}/{run}.r{draft.number}"
 
 
