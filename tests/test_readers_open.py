@@ -258,5 +258,6 @@ def test_resident_memory_stays_within_the_bound(tmp_path: Path, kind: str) -> No
     grown, bound = map(int, run.stdout.split())
     # What the first use of each library costs, and what the allocator keeps of what it was given back.
     slack = 4 << 20
-    assert 2 * 8 * 127 * 1024 * 2 <= grown <= bound + slack
+    # At least one band must show, or it is not the reading that was measured.
+    assert 8 * 127 * 1024 * 2 <= grown <= bound + slack
     assert bound + slack < counts.nbytes / 2
