@@ -17,12 +17,12 @@ from eds_chunked.decomposition.scaling import nonzero_or_one
 from eds_chunked.errors import ParameterError
 from eds_chunked.kernels.nnls import solve_nonnegative
 from eds_chunked.kernels.reduce import pixel_sums
-from eds_chunked.kernels.sparse import Csr, take_pixels
+from eds_chunked.kernels.sparse import Csr, scaled_values, take_pixels
 
 Array = np.ndarray[Any, Any]
 
 BATCH_SIZE = 4096
-_START_PIXELS = 32768
+START_PIXELS = 32768
 _CLUSTERS_A_COMPONENT = 8
 _MEMORY_OF_AN_EPOCH = 0.7
 """Share of the past that an epoch keeps. Forgetting is per batch in scikit-learn; at 0.7 a batch, its default, an epoch
@@ -48,12 +48,10 @@ class ScaledSample:
     def rows(self, first: int, last: int) -> Any:
         """Return pixels first to last as float32 CSR."""
         counts = take_pixels(self.counts, np.arange(first, min(last, self.n_pixels)))
-        values = counts.value / self.root[counts.channel]
-        lengths = np.diff(counts.indptr)
-        values /= np.repeat(self.pixel_roots(counts), lengths)
+        values = scaled_values(counts, self.pixel_roots(counts), self.root)
         return sparse.csr_array(
-            (values.astype(np.float32), counts.channel.astype(np.int32), counts.indptr.astype(np.int32)),
-            shape=(len(lengths), counts.n_channels),
+            (values, counts.channel.astype(np.int32), counts.indptr.astype(np.int32)),
+            shape=(counts.n_pixels, counts.n_channels),
         )
 
 
@@ -115,13 +113,14 @@ def fit_minibatch(sample: ScaledSample, n_components: int, *, max_epochs: int, s
     The factors, falling by share of the counts of the sample, and after the start and each epoch the share of the sum
     of squares of the sample's first pixels that they leave unexplained.
     """
-    judged = sample.rows(0, _START_PIXELS)
+    judged = sample.rows(0, START_PIXELS)
     factors, singular = start_factors(judged, n_components, seed)
     # scikit-learn starts the sums of its update with the start itself at weight one. With the largest singular value
     # of the sample at one, the start weighs as much as one epoch: enough to keep the factors from drifting into the
     # noise, which full convergence does.
     strength = singular * np.sqrt(sample.n_pixels / judged.shape[0])
-    sample, judged = replace(sample, root=sample.root * strength), judged / strength
+    sample = replace(sample, root=sample.root * strength)
+    judged /= strength
     batch = min(BATCH_SIZE, sample.n_pixels)
     estimator = MiniBatchNMF(
         n_components,

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from eds_chunked import schema
-from eds_chunked.decomposition.minibatch import BATCH_SIZE, ScaledSample, fit_minibatch
+from eds_chunked.decomposition.minibatch import START_PIXELS, ScaledSample, fit_minibatch
 from eds_chunked.decomposition.projection import ProjectWork
 from eds_chunked.decomposition.result import check_n_components, template, variable
 from eds_chunked.decomposition.sample import SampleWork, join_samples
@@ -96,17 +96,19 @@ def nmf(
     n_components = check_n_components(n_components, ds)
     blocks = blocks_of(ds)
     run = schema.check_run_name(name or f"k{n_components}")
-    how = plan(_need(ds, blocks, n_components, fit_pixels), memory=memory)
+    how = plan(_need(ds, blocks, fit_pixels), memory=memory)
 
     work = SampleWork(blocks.n_channels, blocks.n_pixels, blocks.shape[1], fit_pixels, seed)
     sums = run_pass(blocks, work, join_samples, plan=how)
-    check_not_empty(sums.channel)
-    root = np.sqrt(nonzero_or_one(sums.channel)) if noise == POISSON else np.ones(blocks.n_channels)
+    channel_sums = sums.channel
+    check_not_empty(channel_sums)
+    root = np.sqrt(nonzero_or_one(channel_sums)) if noise == POISSON else np.ones(blocks.n_channels)
     sample = ScaledSample(sums.shuffled(), root, noise == POISSON)
+    del sums  # The counts as they were drawn; the sample has them in its own order.
     factors, objective = fit_minibatch(sample, n_components, max_epochs=max_epochs, seed=seed)
     # What the start lends to every channel, so that updates can move it, is no spectrum where nothing was counted.
-    factors[:, sums.channel == 0] = 0
-    del sums, sample
+    factors[:, channel_sums == 0] = 0
+    del sample
 
     parameters = {
         "n_components": n_components,
@@ -147,13 +149,22 @@ class _NonnegativeFit:
         return loadings, np.array([residual @ weight, squares @ weight])
 
 
-def _need(ds: xr.Dataset, blocks: Blocks, n_components: int, fit_pixels: int) -> Need:
-    """Memory of the sample: no pixel has more non-zero channels than counts, so the map's mean dose bounds it."""
-    dose = 0.1 * blocks.n_channels
-    if schema.TOTAL_COUNTS in ds:
-        dose = float(ds[schema.TOTAL_COUNTS].mean())
-    itemsize = 2 + blocks.source.dtype.itemsize
-    sample = int(min(fit_pixels, blocks.n_pixels) * min(dose, blocks.n_channels) * itemsize)
-    batch = BATCH_SIZE * int(min(dose, blocks.n_channels)) * 8
-    # Drawn and shuffled; eight batches' worth of pixels to start from, as float32 with indices; scikit-learn's copies.
-    return Need("nmf", 2 * sample + 16 * batch, blocks.bytes_of_a_block)
+def _need(ds: xr.Dataset, blocks: Blocks, fit_pixels: int) -> Need:
+    """Memory of the sample: drawn and shuffled, then the part to start from as float32 with indices, copied once."""
+    filled = _filled_channels(ds, blocks)
+    sample = int(min(fit_pixels, blocks.n_pixels) * filled * (2 + blocks.source.dtype.itemsize))
+    start = int(min(START_PIXELS, blocks.n_pixels) * filled * 8)
+    return Need("nmf", 2 * (sample + start), blocks.bytes_of_a_block)
+
+
+def _filled_channels(ds: xr.Dataset, blocks: Blocks) -> float:
+    """Bound the mean number of non-zero channels of a pixel, from the survey where the map has one.
+
+    Of Poisson counts with mean m in a channel 1 - exp(-m) of the pixels are not zero. That is concave in m, so taken
+    at the mean over all pixels it bounds the mean over pixels of different phases and brightness.
+    """
+    if schema.TOTAL_COUNTS not in ds or schema.SUM_SPECTRUM not in ds:
+        return 0.25 * blocks.n_channels
+    spectrum = ds[schema.SUM_SPECTRUM].values.astype(np.float64)
+    mean = spectrum / max(1.0, spectrum.sum()) * float(ds[schema.TOTAL_COUNTS].mean())
+    return float(np.sum(-np.expm1(-mean)))

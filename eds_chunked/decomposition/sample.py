@@ -10,7 +10,7 @@ import numpy as np
 
 from eds_chunked.engine.blocks import Block, Lane
 from eds_chunked.kernels.reduce import channel_sums
-from eds_chunked.kernels.sparse import Csr, concatenate, take_pixels
+from eds_chunked.kernels.sparse import Csr, gather_pixels, take_pixels
 
 Array = np.ndarray[Any, Any]
 
@@ -24,8 +24,7 @@ class SampleSums(NamedTuple):
 
     def shuffled(self) -> Csr:
         """Return the drawn pixels in their shuffled order."""
-        counts = concatenate(list(self.counts))
-        return take_pixels(counts, np.argsort(np.concatenate(self.order), kind="stable"))
+        return gather_pixels(self.counts, np.argsort(np.concatenate(self.order), kind="stable"))
 
 
 @dataclass(frozen=True)

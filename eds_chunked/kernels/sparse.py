@@ -6,6 +6,7 @@ works on that. The channel of a value is uint16 (uint32 above 65 536 channels), 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,6 +64,25 @@ def _scatter_rows(indptr: Array, channel: Array, value: Array, out: Array) -> No
             out[i, channel[k]] = value[k]
 
 
+@njit(nogil=True, cache=True)
+def _copy_rows(
+    indptr: Array, channel: Array, value: Array, pixels: Array, place: Array, out_channel: Array, out_value: Array
+) -> None:
+    for i in range(len(pixels)):
+        at = place[i]
+        for k in range(indptr[pixels[i]], indptr[pixels[i] + 1]):
+            out_channel[at] = channel[k]
+            out_value[at] = value[k]
+            at += 1
+
+
+@njit(nogil=True, cache=True)
+def _scale(indptr: Array, channel: Array, value: Array, pixel_root: Array, channel_root: Array, out: Array) -> None:
+    for i in range(len(indptr) - 1):
+        for k in range(indptr[i], indptr[i + 1]):
+            out[k] = value[k] / (pixel_root[i] * channel_root[channel[k]])
+
+
 def from_dense(block: Array) -> Csr:
     """Compress a block of shape (pixels, channels); values become native, and floats 32 or 64 bits wide."""
     dtype = block.dtype.newbyteorder("=")
@@ -87,11 +107,42 @@ def to_dense(csr: Csr, dtype: np.dtype[Any] | type | None = None) -> Array:
 
 def take_pixels(csr: Csr, pixels: Array) -> Csr:
     """Return the rows ``pixels`` (indices of at least 0, any order) as a new CSR."""
-    starts = csr.indptr[pixels]
-    lengths = csr.indptr[pixels + 1] - starts
-    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    source = np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])
-    return Csr(indptr, csr.channel[source], csr.value[source], csr.n_channels)
+    indptr = np.zeros(len(pixels) + 1, np.int64)
+    np.cumsum(csr.indptr[pixels + 1] - csr.indptr[pixels], out=indptr[1:])
+    taken = Csr(
+        indptr, np.empty(indptr[-1], csr.channel.dtype), np.empty(indptr[-1], csr.value.dtype), csr.n_channels
+    )
+    _copy_rows(csr.indptr, csr.channel, csr.value, pixels, indptr[:-1], taken.channel, taken.value)
+    return taken
+
+
+def gather_pixels(parts: Sequence[Csr], order: Array) -> Csr:
+    """Stack blocks that have the same channels and sort their pixels: pixel ``order[i]`` of the stack becomes pixel i.
+
+    The parts and the result are all that is ever held.
+    """
+    lengths = np.concatenate([np.diff(part.indptr) for part in parts])
+    indptr = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths[order], out=indptr[1:])
+    start = np.empty(len(lengths), np.int64)
+    start[order] = indptr[:-1]
+    first = parts[0]
+    stack = Csr(
+        indptr, np.empty(indptr[-1], first.channel.dtype), np.empty(indptr[-1], first.value.dtype), first.n_channels
+    )
+    done = 0
+    for part in parts:
+        place = start[done : done + part.n_pixels]
+        _copy_rows(part.indptr, part.channel, part.value, np.arange(part.n_pixels), place, stack.channel, stack.value)
+        done += part.n_pixels
+    return stack
+
+
+def scaled_values(csr: Csr, pixel_root: Array, channel_root: Array) -> Array:
+    """Return the values divided by the roots of their pixel and their channel: float32, as long as the values."""
+    out = np.empty(len(csr.value), np.float32)
+    _scale(csr.indptr, csr.channel, csr.value, pixel_root, channel_root, out)
+    return out
 
 
 def concatenate(parts: list[Csr]) -> Csr:
