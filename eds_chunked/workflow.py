@@ -5,13 +5,15 @@ A step reads from the store what the step before saved there, and saves its own 
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import dask
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -19,9 +21,10 @@ import xarray as xr
 from eds_chunked import memory as budget
 from eds_chunked import schema
 from eds_chunked.decomposition.advice import ComponentAdvice, advise_components
+from eds_chunked.decomposition.low_rank import reconstruct
 from eds_chunked.decomposition.nonnegative import nmf
 from eds_chunked.decomposition.principal import pca
-from eds_chunked.errors import ParameterError
+from eds_chunked.errors import ParameterError, StoreExistsError
 from eds_chunked.grains.split import separate_grains
 from eds_chunked.grains.statistics import compare_phases
 from eds_chunked.phases.modal import modal_table
@@ -30,9 +33,10 @@ from eds_chunked.phases.sums import phase_spectra
 from eds_chunked.readers import open_source
 from eds_chunked.readers.base import MapHeader, Reader
 from eds_chunked.report.assemble import write_results
-from eds_chunked.store.backend import Location, location_text
+from eds_chunked.store.backend import HeldBackStore, Location, delete_dir, list_dir, location_text, zarr_store
 from eds_chunked.store.calibration import calibrate
 from eds_chunked.store.conversion import convert
+from eds_chunked.store.layout import ROOT_DOCUMENT
 from eds_chunked.store.opening import open_map
 from eds_chunked.store.results import load_fresh, save
 
@@ -114,6 +118,35 @@ def spectra_step(
     """Sum the spectra of saved phases, over all channels of the map, and save them."""
     spectra = phase_spectra(open_map(store), phases=load_fresh(store, parent), memory=memory, **options)
     return save(spectra, store, name=name)
+
+
+def model_step(
+    store: Location,
+    target: Location,
+    *,
+    parent: str = schema.NMF,
+    components: Sequence[int] | None = None,
+    memory: str | int | None = None,
+) -> tuple[int, ...]:
+    """Write the low-rank model of a saved result as a Zarr store of its own; returns its shape (y, x, energy).
+
+    It is there when it is whole: its group is written last.
+    """
+    text = location_text(target)
+    if list_dir(target, "") or os.path.isfile(text):
+        raise StoreExistsError(f"model {text}", found="something there", expected="a new place", fix="choose another")
+    lazy = reconstruct(load_fresh(store, parent), components=components).to_dataset()
+    tile = 4 * math.prod(lazy[schema.MODEL].data.chunksize)
+    how = budget.plan(budget.Need("model", 0, 4 * tile), memory=memory)
+    held = HeldBackStore(zarr_store(target), ROOT_DOCUMENT)
+    try:
+        with dask.config.set(scheduler="threads", num_workers=how.workers):
+            lazy.to_zarr(held, mode="a", consolidated=False)
+    except BaseException:
+        delete_dir(target, "")
+        raise
+    held.commit()
+    return tuple(lazy[schema.MODEL].shape)
 
 
 def grains_step(store: Location, *, parent: str = schema.PHASES, name: str | None = None, **options: Any) -> str:

@@ -12,7 +12,7 @@ from eds_chunked.cli.size_verbs import sizes
 from eds_chunked.cli.source_verbs import calibrate, convert, info
 from eds_chunked.cli.step_verbs import grains, nmf, pca, phases, spectra
 from eds_chunked.cli.whole_verbs import demo, run
-from eds_chunked.cli.writing_verbs import export, report
+from eds_chunked.cli.writing_verbs import export, model, report
 
 __all__ = ["main"]
 
@@ -41,5 +41,5 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _verb in (run, demo, info, convert, calibrate, pca, nmf, phases, spectra, grains, sizes, report, export):
+for _verb in (run, demo, info, convert, calibrate, pca, nmf, phases, spectra, model, grains, sizes, report, export):
     main.add_command(_verb)

@@ -54,6 +54,14 @@ def names(text: str) -> list[str]:
     return [name for part in text.split(",") if (name := part.strip())]
 
 
+def whole_numbers(text: str) -> list[int]:
+    """Read whole numbers between commas."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no list of whole numbers such as 1,3") from None
+
+
 def number_or_rule(text: str) -> int | float | str:
     """Read a whole number, a number, or the name of a rule."""
     for kind in (int, float):

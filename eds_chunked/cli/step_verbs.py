@@ -127,7 +127,15 @@ def nmf(output: Output, store: str, noise: str, **given: Any) -> None:
 
 @click.command()
 @click.argument("store", metavar="STORE")
-@click.option("--min-size", type=int, default=100, metavar="PIXELS", help="Pixels of the smallest object or hole.")
+@click.option(
+    "--min-size",
+    type=int,
+    metavar="PIXELS",
+    help="Pixels of the smallest object or hole.",
+    show_default="100, or a thousandth of a small map",
+)
+@click.option("--opening", type=int, default=0, metavar="N", help="Times that masks are opened: cuts thin bridges.")
+@click.option("--closing", type=int, default=0, metavar="N", help="Times that masks are closed: heals thin cracks.")
 @click.option(
     "--threshold",
     type=parameters.thresholds,
@@ -171,6 +179,13 @@ def phases(output: Output, store: str, parent: str, **given: Any) -> None:
 
 @click.command()
 @click.argument("store", metavar="STORE")
+@click.option(
+    "--of",
+    "source",
+    type=click.Choice([schema.LABEL, schema.MASK]),
+    default=schema.LABEL,
+    help="Exclusive phases, or masks by threshold, which may overlap.",
+)
 @parameters.options(parameters.came_from(schema.PHASES), parameters.name, parameters.memory)
 @parameters.speaking
 def spectra(output: Output, store: str, parent: str, **given: Any) -> None:

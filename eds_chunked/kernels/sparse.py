@@ -109,9 +109,7 @@ def take_pixels(csr: Csr, pixels: Array) -> Csr:
     """Return the rows ``pixels`` (indices of at least 0, any order) as a new CSR."""
     indptr = np.zeros(len(pixels) + 1, np.int64)
     np.cumsum(csr.indptr[pixels + 1] - csr.indptr[pixels], out=indptr[1:])
-    taken = Csr(
-        indptr, np.empty(indptr[-1], csr.channel.dtype), np.empty(indptr[-1], csr.value.dtype), csr.n_channels
-    )
+    taken = Csr(indptr, np.empty(indptr[-1], csr.channel.dtype), np.empty(indptr[-1], csr.value.dtype), csr.n_channels)
     _copy_rows(csr.indptr, csr.channel, csr.value, pixels, indptr[:-1], taken.channel, taken.value)
     return taken
 
