@@ -1,0 +1,76 @@
+"""What the README tells a user to type works as it stands there, on a map.bcf that is made here."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from eds_chunked.cli import main
+from eds_chunked.synthetic import rock
+from tests import bcf_files
+from tests.ripple_files import write_ripple
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+PYTHON = [text for kind, text in BLOCKS if kind == "python"]
+COMMANDS = [
+    line.split("#")[0].strip()
+    for kind, text in BLOCKS
+    if kind == ""
+    for line in text.splitlines()
+    if line.startswith("eds-chunked ")
+]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::eds_chunked.grains.statistics.FewGrainsWarning"),
+    pytest.mark.filterwarnings("ignore:.*file's sum spectrum.*"),
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with map.bcf and map.rpl of one rock."""
+    folder = tmp_path_factory.mktemp("readme")
+    made = rock((78, 94, 512), counts_per_pixel=200, grain_size=8, energy_scale=0.04, energy_offset=-0.48)
+    cube = np.zeros(made.header.shape, np.uint16)
+    for band in made.bands(16):
+        counts = band.counts
+        rows = np.repeat(np.arange(counts.n_pixels), np.diff(counts.indptr))
+        cube.reshape(-1, 512)[band.y0 * 94 + rows, counts.channel] = counts.value
+    bcf_files.write(folder / "map.bcf", [cube], scale=0.04, offset=-0.48)
+    write_ripple(folder / "map.rpl", cube, keys={"depth-scale": 0.04, "depth-origin": 0, "depth-units": "keV"})
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def test_the_readme_has_both() -> None:
+    assert len(PYTHON) == 1
+    assert len(COMMANDS) > 10
+
+
+def test_the_commands(place: Path) -> None:
+    for command in COMMANDS:
+        # The second road converts another file to the name that the first one has used.
+        words = shlex.split(command)[1:]
+        if words[0] == "convert":
+            words.append("--overwrite")
+        if "--min-size" in words:
+            words[words.index("--min-size") + 1] = "3"  # 50 pixels are a lot on a map this small
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 0, f"{command}\n{done.output}"
+    for name in ("map-results/report.html", "sizes.png", "map.html", "map.hspy", "model.zarr/zarr.json"):
+        assert (place / name).exists(), name
+
+
+def test_the_python(place: Path) -> None:
+    code = PYTHON[0].replace('"map.zarr", memory', '"again.zarr", memory').replace('"map.zarr"', '"again.zarr"')
+    code = code.replace("min_size=100", "min_size=3")
+    exec(compile(code, "README.md", "exec"), {})
+    assert (place / "map.html").read_text().startswith("<!")
