@@ -356,7 +356,9 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
 def test_ctrl_c_leaves_no_store(tmp_path: Path) -> None:
-    running = program("demo", tmp_path / "out", "--shape", "6000x500x512", "--counts", 60)
+    # A shell starts background jobs deaf to Ctrl-C, and a test run may be one.
+    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    running = program("demo", tmp_path / "out", "--shape", "6000x500x512", "--counts", 60, **listening)
     counts = tmp_path / "out" / "rock.zarr" / "map" / "counts" / "c"
     try:
         deadline = time.monotonic() + 60

@@ -110,7 +110,7 @@ def test_spectra_of_the_phases_are_found(texture, dose, shape, least):
 
 def test_order_of_the_rows_does_not_matter(monkeypatch):
     # The start sees fewer pixels than the first band has.
-    monkeypatch.setattr(minibatch, "_START_PIXELS", 5000)
+    monkeypatch.setattr(minibatch, "START_PIXELS", 5000)
     made = small_rock((101, 149, 251), counts_per_pixel=100, texture="banded")
     counts = rock_counts(made)
     mixed = np.random.default_rng(25).permutation(len(counts))

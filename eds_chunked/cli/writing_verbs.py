@@ -54,9 +54,9 @@ def report(output: Output, store: str, target: str | None) -> None:
 def model(
     output: Output, store: str, target: str, parent: str, components: list[int] | None, memory: str | None
 ) -> None:
-    """Write the low-rank model of the counts (loadings . factors), the denoised map, as a Zarr array.
+    """Write the low-rank model, the denoised map, as a Zarr array.
 
-    It is as large as the map in 4 bytes a value. In Python it need not be written: eds_chunked.reconstruct is lazy.
+    The model is loadings . factors. It is as large as the map in 4 bytes a value. In Python it need not be written: eds_chunked.reconstruct is lazy.
 
     \b
     Example:
