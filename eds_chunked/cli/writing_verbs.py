@@ -56,7 +56,8 @@ def model(
 ) -> None:
     """Write the low-rank model, the denoised map, as a Zarr array.
 
-    The model is loadings . factors. It is as large as the map in 4 bytes a value. In Python it need not be written: eds_chunked.reconstruct is lazy.
+    The model is loadings . factors, as large as the map in 4 bytes a value. In Python it need not be written:
+    eds_chunked.reconstruct is lazy.
 
     \b
     Example:
