@@ -207,6 +207,13 @@ def column_attributes(name: str) -> dict[str, str]:
 
 def require(ds: xr.Dataset, *names: str) -> None:
     """Check that ``ds`` has the variables ``names`` with their dimensions; raise ChunkLayoutError if not."""
+    if not hasattr(ds, "data_vars"):
+        raise ChunkLayoutError(
+            "data",
+            found=type(ds).__name__,
+            expected="an xarray Dataset",
+            fix="pass the Dataset, not one variable of it",
+        )
     for name in names:
         expected = VARIABLES[name].dims
         if name not in ds:

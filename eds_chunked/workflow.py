@@ -21,9 +21,11 @@ import xarray as xr
 from eds_chunked import memory as budget
 from eds_chunked import schema
 from eds_chunked.decomposition.advice import ComponentAdvice, advise_components
+from eds_chunked.decomposition.exact import exact_need
 from eds_chunked.decomposition.low_rank import reconstruct
 from eds_chunked.decomposition.nonnegative import nmf
 from eds_chunked.decomposition.principal import pca
+from eds_chunked.engine.blocks import Blocks
 from eds_chunked.errors import ParameterError, StoreExistsError
 from eds_chunked.grains.split import separate_grains
 from eds_chunked.grains.statistics import compare_phases
@@ -32,13 +34,14 @@ from eds_chunked.phases.segment import segment_phases
 from eds_chunked.phases.sums import phase_spectra
 from eds_chunked.readers import open_source
 from eds_chunked.readers.base import MapHeader, Reader
-from eds_chunked.report.assemble import write_results
+from eds_chunked.report.assemble import results_need, write_results
 from eds_chunked.store.backend import HeldBackStore, Location, delete_dir, list_dir, location_text, zarr_store
 from eds_chunked.store.calibration import calibrate
 from eds_chunked.store.conversion import convert
-from eds_chunked.store.layout import ROOT_DOCUMENT
+from eds_chunked.store.layout import ROOT_DOCUMENT, tile_shape
 from eds_chunked.store.opening import open_map
 from eds_chunked.store.results import load_fresh, save
+from eds_chunked.store.source import CountsSource
 
 Window = tuple[float, float]
 
@@ -221,7 +224,8 @@ def run(
     text = location_text(store)
     target = results_folder(text) if folder is None else Path(folder)
     reader = open_source(Path(source), pick=pick) if isinstance(source, str | os.PathLike) else source
-    _check_early(reader.header, n_phases=n_phases, energy=None if calibration else energy)
+    moves_axis = calibration is not None and not calibration.keys().isdisjoint(_MOVES_THE_AXIS)
+    _check_early(reader.header, n_phases=n_phases, energy=None if moves_axis else energy, memory=memory)
     clock = _Clock()
     budget.return_freed_memory_to_the_system()
     ds = convert(reader, store, memory=memory, overwrite=overwrite)
@@ -246,7 +250,7 @@ def run(
     clock.lap("spectra")
     addresses.append(grains_step(store, parent=phases))
     clock.lap("grains")
-    *files, report = write_results(store, target)
+    *files, report = write_results(store, target, memory=memory)
     clock.lap("figures and report")
     return RunSummary(
         store=text,
@@ -268,13 +272,27 @@ def results_folder(store: Location) -> Path:
     return path.with_name(f"{path.stem}-results")
 
 
-def _check_early(header: MapHeader, *, n_phases: int | None, energy: Window | None) -> None:
-    """Refuse before the conversion what would be refused after it."""
-    if n_phases is not None and n_phases < 1:
-        raise ParameterError("number of phases", found=n_phases, expected="at least 1", fix="--phases 4")
+_MOVES_THE_AXIS = ("energy_scale", "energy_offset", "zero_peak")
+
+_GROWTH = 60 * budget.MB
+"""What a conversion leaves behind in the process: code that was compiled, buffers that stay."""
+
+
+def _check_early(header: MapHeader, *, n_phases: int | None, energy: Window | None, memory: str | int | None) -> None:
+    """Refuse before the conversion what would be refused after it, or would not fit after it."""
+    height, width, n_channels = header.shape
+    most = min(height * width, n_channels)
+    if n_phases is not None and not 1 <= n_phases <= most:
+        raise ParameterError("number of phases", found=n_phases, expected=f"1 to {most}", fix="--phases 4")
     first, step = header.energy_offset, header.energy_scale
     if energy is not None:
-        _check_window(energy, first, first + step * (header.shape[2] - 1), schema.KEV)
+        _check_window(energy, first, first + step * (n_channels - 1), schema.KEV)
+    tile = tile_shape(n_channels)
+    dtype = np.dtype(np.uint8 if header.dtype.itemsize == 1 else np.uint16)
+    whole = Blocks(CountsSource("", "", "", header.shape, tile, dtype), (0, 0, 0), header.shape)
+    pca_need, figures_need = exact_need(whole), results_need(height * width)
+    largest = max(pca_need.fixed + pca_need.per_worker, figures_need.fixed)
+    budget.plan(budget.Need("run", largest + _GROWTH, 0), memory=memory)
 
 
 class _Clock:

@@ -53,3 +53,27 @@ def test_the_full_size_map_in_one_gigabyte(tmp_path: Path) -> None:
     result = json.loads(done.stdout)
     print(result["laps"])  # noqa: T201 - the figures of a long run are what it is for
     assert result["peak_bytes"] <= 1000 * MB, result["laps"]
+
+
+WHOLE_RUN = """
+import json, sys
+import eds_chunked as edc
+from eds_chunked import memory
+rock = edc.synthetic.rock((75, 100, 2048), counts_per_pixel=100, grain_size=15)
+edc.run(rock, sys.argv[1], memory=sys.argv[2])
+print(json.dumps(memory.peak_resident()))
+"""
+
+
+def test_a_whole_run_with_figures_keeps_the_budget_that_its_refusal_names(tmp_path: Path) -> None:
+    def whole_run(budget: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", WHOLE_RUN, str(tmp_path / "map.zarr"), budget]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    refused = whole_run("400MB")
+    named = re.search(r"memory for run: .* Fix: --memory (\d+)MB", refused.stderr)
+    assert named, refused.stderr
+    assert not (tmp_path / "map.zarr").exists()
+    done = whole_run(f"{named[1]}MB")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) <= int(named[1]) * MB

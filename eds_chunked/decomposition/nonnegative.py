@@ -123,7 +123,7 @@ def nmf(
     result = template(ds, blocks, n_components)
     result[schema.FACTORS] = variable(schema.FACTORS, spectra / total)
     result[schema.OBJECTIVE] = variable(schema.OBJECTIVE, np.zeros(len(objective) + 1))
-    draft = begin_result(ds, schema.NMF, run, result, parameters)
+    draft = begin_result(ds, schema.NMF, run, result, parameters, blocks)
     fit = _NonnegativeFit(factors / total, root, noise == POISSON)
     work_of_map = ProjectWork(draft.target(schema.LOADINGS), n_components, fit)
     residual, squares = run_pass(blocks, work_of_map, np.add, plan=how)

@@ -98,7 +98,7 @@ def pca(
     result[schema.EIGENVALUES] = variable(schema.EIGENVALUES, fit.eigenvalues)
     if fit.noise_ratio is not None:
         result[schema.NOISE_RATIO] = variable(schema.NOISE_RATIO, fit.noise_ratio)
-    draft = begin_result(ds, schema.PCA, name, result, parameters)
+    draft = begin_result(ds, schema.PCA, name, result, parameters, blocks)
     work = ProjectWork(draft.target(schema.LOADINGS), n_components, _Project(fit.projector))
     run_pass(blocks, work, np.add, plan=how)
     return draft.open()

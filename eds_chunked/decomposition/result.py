@@ -21,6 +21,13 @@ def check_n_components(n_components: int, ds: xr.Dataset) -> int:
     schema.require(ds, schema.COUNTS)
     height, width, n_channels = ds[schema.COUNTS].shape
     most = min(height * width, n_channels)
+    if most == 0:
+        raise ParameterError(
+            "selection of counts",
+            found=f"{height} x {width} pixels x {n_channels} channels",
+            expected="at least one pixel and one channel",
+            fix="select within the axes of the map",
+        )
     if not isinstance(n_components, Integral) or not 1 <= n_components <= most:
         raise ParameterError(
             "number of components",

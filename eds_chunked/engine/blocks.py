@@ -19,7 +19,7 @@ from eds_chunked.engine.scratch import stage
 from eds_chunked.engine.window import Window, find_window
 from eds_chunked.errors import CountsError, ParameterError
 from eds_chunked.kernels.sparse import Csr, channel_dtype, from_dense
-from eds_chunked.schema import COUNTS, ENERGY, X, Y, require
+from eds_chunked.schema import COUNTS, ENERGY, MAP_GROUP, X, Y, require
 from eds_chunked.store.layout import tile_shape
 from eds_chunked.store.source import CountsSource
 
@@ -96,6 +96,17 @@ class Blocks:
     def are_counts(self) -> bool:
         """Whether the values are integers, so that the statistics of counting apply to them."""
         return self.source.dtype.kind in "ui"
+
+    @property
+    def are_transformed(self) -> bool:
+        """Whether the counts are no plain selection of a store or of an array in memory."""
+        return isinstance(self.source, CountsSource) and self.source.path != f"{MAP_GROUP}/{COUNTS}"
+
+    @property
+    def identity(self) -> str:
+        """Which counts these are, as far as it can be told without reading them."""
+        what = self.source.version if isinstance(self.source, CountsSource) else "in memory"
+        return f"{what} {self.start} {self.stop}"
 
     @property
     def bytes_of_a_block(self) -> int:

@@ -17,7 +17,19 @@ from eds_chunked.store.opening import is_ours, open_map
 from eds_chunked.store.provenance import result_attributes
 
 
-def begin_result(ds: xr.Dataset, step: str, run: str, template: xr.Dataset, parameters: dict[str, Any]) -> Draft:
+def analysed(ds: xr.Dataset, blocks: Blocks) -> dict[str, Any]:
+    """Return what a result says of its counts: the window of energies, and whether they were changed before."""
+    energy = ds[schema.ENERGY].values if schema.ENERGY in ds.coords else np.arange(blocks.n_channels)
+    half = abs(float(energy[-1] - energy[0])) / max(1, 2 * (len(energy) - 1))
+    said: dict[str, Any] = {"energy": [float(energy.min()) - half, float(energy.max()) + half]}
+    if blocks.are_transformed:
+        said["counts"] = "transformed before the step"
+    return said
+
+
+def begin_result(
+    ds: xr.Dataset, step: str, run: str, template: xr.Dataset, parameters: dict[str, Any], blocks: Blocks
+) -> Draft:
     """Start a result of the map ``ds`` like ``template``, whose lazy variables will be filled piece by piece.
 
     It goes to the store that ``ds`` came from; where there is none, or it is read-only or holds another map by now,
@@ -25,7 +37,7 @@ def begin_result(ds: xr.Dataset, step: str, run: str, template: xr.Dataset, para
     """
     home = _home(ds)
     draft = Draft(scratch_folder() if home is None else home, step, run)
-    attrs = result_attributes(ds, step, parameters) | {schema.RUN: run}
+    attrs = result_attributes(ds, step, parameters | analysed(ds, blocks), blocks.identity) | {schema.RUN: run}
     draft.declare(template.assign_attrs(attrs))
     return draft
 

@@ -46,5 +46,5 @@ def stage(counts: da.Array) -> CountsSource:
         config={"write_empty_chunks": True},
     )
     da.store(counts.rechunk(tile), target, lock=False)
-    _staged[counts.name] = counts_source(folder, version="scratch", path=COUNTS)
+    _staged[counts.name] = counts_source(folder, version=counts.name, path=COUNTS)
     return _staged[counts.name]

@@ -73,13 +73,16 @@ def phase_spectra(
     else:
         member = phases[schema.MASK].values
     sums = run_pass(blocks, _PhaseSums(member), np.add, plan=how)
+    parameters: dict[str, Any] = {"source": source}
+    if blocks.are_transformed:
+        parameters["counts"] = "transformed before the step"
     return xr.Dataset(
         {
             schema.SPECTRUM: ((schema.PHASE, schema.ENERGY), sums, schema.attributes(schema.SPECTRUM)),
             schema.N_PIXELS: (schema.PHASE, member.sum(axis=(1, 2)), schema.attributes(schema.N_PIXELS)),
         },
         coords={schema.PHASE: numbers, schema.ENERGY: ds[schema.ENERGY]},
-        attrs=result_attributes(phases, schema.SPECTRA, {"source": source}),
+        attrs=result_attributes(phases, schema.SPECTRA, parameters, blocks.identity),
     )
 
 

@@ -23,6 +23,7 @@ from eds_chunked.grains.statistics import (
     compare_phases,
     grain_size_statistics,
 )
+from eds_chunked.memory import MB, Need, plan
 from eds_chunked.phases.modal import MIXED_ROW, UNASSIGNED_ROW, modal_table
 from eds_chunked.report.page import render
 from eds_chunked.store.backend import Location, location_text
@@ -141,7 +142,12 @@ def tables(store: Location) -> dict[str, tuple[str, pd.DataFrame]]:
     return found
 
 
-def write_results(store: Location, folder: str | os.PathLike[str]) -> list[Path]:
+def results_need(n_pixels: int) -> Need:
+    """Memory of drawing: Matplotlib, the table of X-ray lines, a figure of 200 dots an inch, maps of the pixels."""
+    return Need("figures", 300 * MB + 60 * n_pixels, 0)
+
+
+def write_results(store: Location, folder: str | os.PathLike[str], *, memory: str | int | None = None) -> list[Path]:
     """Write all that the store has results for into ``folder``: pictures, tables and the report.
 
     Pictures are numbered PNG files, tables CSV files, diameters text files for ``numpy.loadtxt``, and ``report.html``
@@ -153,12 +159,15 @@ def write_results(store: Location, folder: str | os.PathLike[str]) -> list[Path]
         Path or URL of the store.
     folder
         Made where it does not exist; files of the same names are replaced.
+    memory
+        Budget for the resident memory of the whole process, such as ``"1GB"``.
 
     Returns
     -------
     The paths of the files, the report last.
     """
     check_store(store)
+    plan(results_need(open_map(store)[schema.TOTAL_COUNTS].size), memory=memory)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     with _few_grains_are_listed():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -95,20 +96,27 @@ def _new_store(store: Location) -> Iterator[str]:
     text = location_text(store)
     replaces = exists(store, ROOT_DOCUMENT)
     beside = replaces and "://" not in text
-    place = f"{text}.new" if beside else text
-    if replaces or beside:
-        delete_dir(place, "")
+    # Hidden, and a name that nobody has: what lies beside the store may be anybody's.
+    mark = uuid.uuid4().hex[:12]
+    hidden = os.path.join(os.path.dirname(text), f".{os.path.basename(text)}.{mark}")
+    place, old = (f"{hidden}.new", f"{hidden}.old") if beside else (text, "")
+    if replaces and not beside:
+        delete_dir(text, "")
     try:
         yield place
+        if beside:
+            os.rename(text, old)
+            try:
+                os.rename(place, text)
+            except BaseException:
+                os.rename(old, text)
+                raise
     except BaseException:
         # Without its map a store is of no use, and it is this call that made it.
         delete_dir(place, "")
         raise
     if beside:
-        old = f"{text}.old"
-        os.rename(text, old)
-        os.rename(place, text)
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _check_target(store: Location, *, overwrite: bool) -> None:

@@ -66,18 +66,20 @@ def carried_attributes(ds: xr.Dataset) -> dict[str, Any]:
     return {name: ds.attrs[name] for name in _CARRIED if name in ds.attrs}
 
 
-def result_attributes(source: xr.Dataset, step: str, parameters: dict[str, Any]) -> dict[str, Any]:
+def result_attributes(source: xr.Dataset, step: str, parameters: dict[str, Any], content: str = "") -> dict[str, Any]:
     """Attributes of the result that ``step`` made from ``source``, a map or another result.
 
     A result takes over the name of its parent's run. Its id is a digest of what made it, from the map on: by the id a
     saved child finds the address of its parent, and the same recipe gives the same result with the same attributes.
+    ``content`` tells apart counts that come from one map.
     """
     attrs = carried_attributes(source) | {schema.STEP: step, schema.PARAMETERS: parameters}
     for own, of_source in ((schema.RUN, schema.RUN), (schema.PARENT_ID, schema.RESULT_ID)):
         if of_source in source.attrs:
             attrs[own] = source.attrs[of_source]
     digest = hashlib.sha256(json.dumps(attrs, sort_keys=True, default=np.ndarray.tolist).encode())
-    for axis in (schema.Y, schema.X, schema.ENERGY):
+    digest.update(content.encode())
+    for axis in (schema.Y, schema.X, schema.ENERGY, schema.COMPONENT, schema.PHASE):
         if axis in source.coords:
             digest.update(np.ascontiguousarray(source[axis].values).tobytes())
     return attrs | {schema.RESULT_ID: digest.hexdigest()[:32]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,16 +120,43 @@ def why_stale(store: Location, revision: Revision, all_revisions: list[Revision]
     return reason and f"its parent {parent} is stale: {reason}"
 
 
+_FLAGS = {
+    "n_components": "-k",
+    "energy": "--energy",
+    "noise": "--noise",
+    "solver": "--solver",
+    "max_epochs": "--max-epochs",
+    "fit_pixels": "--fit-pixels",
+    "seed": "--seed",
+    "min_size": "--min-size",
+    "threshold": "--threshold",
+    "opening": "--opening",
+    "closing": "--closing",
+    "mixed_margin": "--mixed-margin",
+    "source": "--of",
+    "method": "--method",
+    "h": "--h",
+}
+"""The option of the command line for each parameter of a result."""
+
+
 def refresh_command(store: Location, revision: Revision) -> str:
-    """Return the command that makes a result again, from the newest revision of its parent."""
+    """Return the command that makes a result again with its parameters, from the newest revision of its parent."""
     parent = revision.attrs.get(schema.PARENT)
-    parameters = revision.attrs.get(schema.PARAMETERS, {})
     words = ["eds-chunked", revision.step, location_text(store)]
     if parent is not None:
         words += ["--from", parent.rsplit(".r", 1)[0]]
-    elif "n_components" in parameters:
-        words += ["-k", str(parameters["n_components"])]
+    for name, value in revision.attrs.get(schema.PARAMETERS, {}).items():
+        # A solver that there is one of has no option.
+        if name in _FLAGS and not (name == "solver" and revision.step == schema.NMF):
+            words += [_FLAGS[name], _option(name, value)]
     return " ".join([*words, "--name", revision.run])
+
+
+def _option(name: str, value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return (":" if name == "energy" else ",").join(f"{part:.6g}" for part in value)
+    return "none" if value is None else str(value)
 
 
 def load_fresh(store: Location, address: str) -> xr.Dataset:
@@ -187,7 +215,11 @@ def save(result: xr.Dataset, store: Location, *, name: str | None = None) -> str
             draft.discard()
             raise
     attrs = {schema.RUN: run, schema.REVISION: draft.number, schema.CREATED: now(), schema.VERSIONS: versions()}
-    parent = [r for r in revisions(store) if r.attrs.get(schema.RESULT_ID) == result.attrs.get(schema.PARENT_ID, "")]
+    saved = revisions(store)
+    if any(r.attrs.get(schema.RESULT_ID) == result.attrs.get(schema.RESULT_ID) for r in saved):
+        # Made again, or changed by hand: its children must not be taken for those of the earlier one.
+        result.attrs[schema.RESULT_ID] = uuid.uuid4().hex
+    parent = [r for r in saved if r.attrs.get(schema.RESULT_ID) == result.attrs.get(schema.PARENT_ID, "")]
     if parent:
         attrs[schema.PARENT] = parent[-1].address
     draft.commit(result.attrs | attrs)
