@@ -274,7 +274,7 @@ def results_folder(store: Location) -> Path:
 
 _MOVES_THE_AXIS = ("energy_scale", "energy_offset", "zero_peak")
 
-_GROWTH = 60 * budget.MB
+_GROWTH = 110 * budget.MB
 """What a conversion leaves behind in the process: code that was compiled, buffers that stay."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -273,7 +274,12 @@ def test_the_steps_one_by_one(source: Path, tmp_path: Path) -> None:
     assert len(answer("calibrate", store, "--title", "the rock")["stale"]) == len(state["results"])
     text = call("info", store).stdout
     assert "eds-chunked nmf" in text
-    assert "-k 3 --name k3" in text
+    again = next(line for line in re.findall(r"eds-chunked nmf \S+ (.*)", text) if line.endswith(" --name k3"))
+    assert again.startswith("-k 3 --noise ")
+    # What the refresh command says can be typed: every option is one that the verb has.
+    flags = set(re.findall(r" (--?[a-z][a-z-]*)", f" {again}"))
+    assert flags <= set(re.findall(r"(--?[a-z][a-z-]*)", call("nmf", "--help").stdout))
+    assert "--energy" in flags
     assert " fresh " not in text
     (line,) = call("phases", store, code=2).stderr.splitlines()
     assert "stale" in line

@@ -60,7 +60,12 @@ def assert_equal_to_svd(result, X, *, poisson=True):
 def test_exact_solver_equals_the_svd_of_the_whole_matrix(noise):
     counts = made_counts()
     result = pca(as_map(counts), n_components=K, noise=noise)
-    assert result.attrs[schema.PARAMETERS] == {"n_components": K, "noise": noise, "solver": "gram"}
+    parameters = dict(result.attrs[schema.PARAMETERS])
+    energy = result[schema.ENERGY].values
+    # The window holds the first and the last channel whole.
+    half = (energy[1] - energy[0]) / 2
+    assert parameters.pop("energy") == pytest.approx([energy[0] - half, energy[-1] + half])
+    assert parameters == {"n_components": K, "noise": noise, "solver": "gram"}
     assert_equal_to_svd(result, matrix(counts), poisson=noise == "poisson")
 
 

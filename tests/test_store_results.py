@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 
 from eds_chunked import schema
+from eds_chunked.engine.blocks import blocks_of
 from eds_chunked.engine.output import begin_result
 from eds_chunked.errors import MissingResultError, ParameterError, StaleResultError, StoreNotFoundError
 from eds_chunked.store import drafts, results
@@ -210,7 +211,12 @@ def test_a_draft_in_a_scratch_store_can_be_saved_to_a_store(store):
     del loaded.encoding["source"]
     template = made_result(ds)
     draft = begin_result(
-        loaded, schema.NMF, "k2", template.assign({schema.LOADINGS: template[schema.LOADINGS].chunk(y=16)}), {}
+        loaded,
+        schema.NMF,
+        "k2",
+        template.assign({schema.LOADINGS: template[schema.LOADINGS].chunk(y=16)}),
+        {},
+        blocks_of(loaded),
     )
     assert draft.location != str(store)
     draft.put(schema.LOADINGS, template[schema.LOADINGS].values)
