@@ -1,4 +1,8 @@
-"""What the README tells a user to type works as it stands there, on a map.bcf that is made here."""
+"""What the README tells a user to type works, on a small map.bcf that is made here.
+
+Changed before it runs: the minimum size (the map is small), the place of a second store, and the budget of calls within
+this process, which is large by now.
+"""
 
 import re
 import shlex
