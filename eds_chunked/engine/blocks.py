@@ -1,6 +1,7 @@
 """The one door to the counts: a Dataset goes in, blocks of counts in CSR come out.
 
-Counts that are a selection of a store are read from it tile by tile; counts in memory are cut where they are.
+Counts that are a selection of a store are read from it tile by tile, from the stored bytes straight to CSR; counts in
+memory are cut where they are.
 Anything else (``ds * 2``, ``ds.where(...)``, another library's lazy array) is computed once into a scratch store. So
 there is one way to read, the grid of blocks follows from the map alone, and the user's chunks cannot change an answer.
 """
@@ -43,9 +44,9 @@ class ArraySource:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.array.shape)
 
-    def __getitem__(self, key: Any) -> np.ndarray[Any, Any]:
-        part: np.ndarray[Any, Any] = self.array[key]
-        return part
+    def load(self, ys: slice, xs: slice, channels: slice) -> Csr:
+        """Return the counts of a box."""
+        return from_dense(self.array[ys, xs, channels].reshape(-1, channels.stop - channels.start))
 
 
 class Block(NamedTuple):
@@ -110,11 +111,15 @@ class Blocks:
 
     @property
     def bytes_of_a_block(self) -> int:
-        """Most bytes that a block holds while it is read: the stored tile twice (inflated, sliced), and its CSR."""
-        tile_pixels = self.source.tile[0] * self.source.tile[1]
+        """Most bytes that a block holds while it is read: the tile compressed and inflated, its CSR, and the window's.
+
+        Inflated it is dense, or encoded, which is never larger.
+        """
+        pixels, depth = self.source.tile[0] * self.source.tile[1], self.source.shape[2]
         itemsize = self.source.dtype.itemsize
-        dense = 2 * tile_pixels * self.source.shape[2] * itemsize
-        return dense + tile_pixels * self.n_channels * (itemsize + channel_dtype(self.n_channels).itemsize)
+        whole = pixels * depth * (itemsize + channel_dtype(depth).itemsize)
+        window = pixels * self.n_channels * (itemsize + channel_dtype(self.n_channels).itemsize)
+        return 2 * pixels * depth * itemsize + whole + (window if self.n_channels < depth else 0)
 
     @property
     def lane_side(self) -> int:
@@ -152,8 +157,8 @@ class Blocks:
     def load(self, ys: slice, xs: slice) -> Block:
         """Read one block."""
         y0, x0, e0 = self.start
-        dense = self.source[ys.start + y0 : ys.stop + y0, xs.start + x0 : xs.stop + x0, e0 : self.stop[2]]
-        counts = from_dense(dense.reshape(-1, self.n_channels))
+        rows, columns = slice(ys.start + y0, ys.stop + y0), slice(xs.start + x0, xs.stop + x0)
+        counts = self.source.load(rows, columns, slice(e0, self.stop[2]))
         return Block(ys, xs, counts if counts.value.dtype.kind == "u" else self._checked(counts, ys, xs))
 
     def _checked(self, counts: Csr, ys: slice, xs: slice) -> Csr:

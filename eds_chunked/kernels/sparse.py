@@ -77,6 +77,29 @@ def _copy_rows(
 
 
 @njit(nogil=True, cache=True)
+def _find_channels(indptr: Array, channel: Array, first: int, stop: int, start: Array, length: Array) -> None:
+    """Where the values of each pixel in the channels ``first:stop`` begin, and how many there are."""
+    for i in range(len(indptr) - 1):
+        row = channel[indptr[i] : indptr[i + 1]]
+        a = np.searchsorted(row, first)
+        start[i] = indptr[i] + a
+        length[i] = np.searchsorted(row[a:], stop)
+
+
+@njit(nogil=True, cache=True)
+def _copy_channels(
+    start: Array, first: int, indptr: Array, channel: Array, value: Array, out_channel: Array, out_value: Array
+) -> None:
+    for i in range(len(indptr) - 1):
+        n = indptr[i + 1] - indptr[i]
+        from_channel, from_value = channel[start[i] : start[i] + n], value[start[i] : start[i] + n]
+        to_channel, to_value = out_channel[indptr[i] : indptr[i] + n], out_value[indptr[i] : indptr[i] + n]
+        for k in range(n):
+            to_channel[k] = from_channel[k] - first
+            to_value[k] = from_value[k]
+
+
+@njit(nogil=True, cache=True)
 def _scale(indptr: Array, channel: Array, value: Array, pixel_root: Array, channel_root: Array, out: Array) -> None:
     for i in range(len(indptr) - 1):
         for k in range(indptr[i], indptr[i + 1]):
@@ -114,6 +137,21 @@ def take_pixels(csr: Csr, pixels: Array) -> Csr:
     return taken
 
 
+def take_channels(csr: Csr, channels: slice) -> Csr:
+    """Return the counts in a range of channels, which then begin at 0."""
+    first, stop = channels.start, channels.stop
+    if (first, stop) == (0, csr.n_channels):
+        return csr
+    start, length = np.empty(csr.n_pixels, np.int64), np.empty(csr.n_pixels, np.int64)
+    _find_channels(csr.indptr, csr.channel, first, stop, start, length)
+    indptr = np.zeros(csr.n_pixels + 1, np.int64)
+    np.cumsum(length, out=indptr[1:])
+    channel = np.empty(indptr[-1], channel_dtype(stop - first))
+    taken = Csr(indptr, channel, np.empty(indptr[-1], csr.value.dtype), stop - first)
+    _copy_channels(start, first, indptr, csr.channel, csr.value, channel, taken.value)
+    return taken
+
+
 def gather_pixels(parts: Sequence[Csr], order: Array) -> Csr:
     """Stack blocks that have the same channels and sort their pixels: pixel ``order[i]`` of the stack becomes pixel i.
 
@@ -141,6 +179,17 @@ def scaled_values(csr: Csr, pixel_root: Array, channel_root: Array) -> Array:
     out = np.empty(len(csr.value), np.float32)
     _scale(csr.indptr, csr.channel, csr.value, pixel_root, channel_root, out)
     return out
+
+
+def pad_pixels(csr: Csr, shape: tuple[int, int], padded: tuple[int, int]) -> Csr:
+    """Return a block of ``shape`` (rows, columns) as the corner of a larger one whose other pixels are empty."""
+    if shape == padded:
+        return csr
+    lengths = np.zeros(padded, np.int64)
+    lengths[: shape[0], : shape[1]] = np.diff(csr.indptr).reshape(shape)
+    indptr = np.zeros(lengths.size + 1, np.int64)
+    np.cumsum(lengths, out=indptr[1:])
+    return csr._replace(indptr=indptr)
 
 
 def concatenate(parts: list[Csr]) -> Csr:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,6 +24,10 @@ class MapHeader:
 
     ``shape`` is (rows, columns, channels). Energies are keV, ``energy_offset`` is the centre of channel 0. Pixel sizes
     are um, None where the file has none. ``metadata`` is everything else worth keeping, as JSON types.
+
+    ``origin`` is the (y, x) of the first pixel's centre, and ``binned`` the rows and columns of the file that one pixel
+    is made of: um, or pixels of the file where it has no pixel size. ``parameters`` is what was asked of the counts
+    that are read (region, energy, rebin, ...), as JSON types, for the history of the store.
     """
 
     source: str
@@ -40,11 +44,36 @@ class MapHeader:
     live_time: float | None = None
     real_time: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    origin: tuple[float, float] = (0.0, 0.0)
+    binned: tuple[int, int] = (1, 1)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Box(NamedTuple):
+    """The rows, columns and channels of a map that are read; of slices with a start, a stop and no step."""
+
+    ys: slice
+    xs: slice
+    channels: slice
+
+    @classmethod
+    def whole(cls, shape: tuple[int, int, int], *, first_row: int = 0) -> Box:
+        """Return the box of a whole map, or of what it has from a row on."""
+        height, width, n_channels = shape
+        return cls(slice(first_row, height), slice(0, width), slice(0, n_channels))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        rows, columns, channels = (axis.stop - axis.start for axis in self)
+        return rows, columns, channels
 
 
 @dataclass(frozen=True)
 class Band:
-    """Whole rows ``y0 : y0 + rows`` of the map, dense (rows, columns, channels) or as CSR of rows * columns pixels."""
+    """Rows ``y0 : y0 + rows`` of the map: the columns and channels of the box that was asked for.
+
+    Dense, of shape (rows, columns, channels), or as CSR of rows * columns pixels.
+    """
 
     y0: int
     rows: int
@@ -65,12 +94,16 @@ class Reader(Protocol):
 
     header: MapHeader
 
-    def peak_bytes(self, rows: int) -> int:
+    def peak_bytes(self, rows: int, box: Box | None = None) -> int:
         """Bytes that reading bands of ``rows`` rows holds at most, over the idle process."""
         ...
 
-    def bands(self, rows: int) -> Iterator[Band]:
-        """Yield all rows from the first to the last, ``rows`` at a time; the last band may be shorter."""
+    def bands(self, rows: int, box: Box | None = None) -> Iterator[Band]:
+        """Yield the rows of a box (default: of the whole map) in order, ``rows`` at a time; the last may be shorter.
+
+        What lies outside the box is not materialised. A source that turns out to be damaged raises SourceError after
+        all whole rows before the damage have been yielded.
+        """
         ...
 
     def images(self) -> Iterator[ElectronImage]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,14 +12,21 @@ import numpy as np
 import zarr
 
 from eds_chunked.errors import StoreError
+from eds_chunked.kernels.sparse import Csr, from_dense
 from eds_chunked.schema import COUNTS, ENERGY, MAP_GROUP, X, Y
 from eds_chunked.store.backend import WholeStore, zarr_store
+from eds_chunked.store.chunks import StoredTiles, stored_tiles
 
 
 @lru_cache(maxsize=32)
 def _array(location: str, path: str, version: str) -> zarr.Array[Any]:
     # Opened once a process and version: opening reads a document, which costs more than a small tile.
     return zarr.open_array(WholeStore(zarr_store(location, read_only=True)), path=path, mode="r")
+
+
+@lru_cache(maxsize=32)
+def _tiles(location: str, path: str, version: str) -> StoredTiles | None:
+    return stored_tiles(_array(location, path, version))
 
 
 @dataclass(frozen=True)
@@ -39,8 +48,21 @@ class CountsSource:
         return 3
 
     def __getitem__(self, key: Any) -> np.ndarray[Any, Any]:
-        try:
+        with self._damage_at(key):
             return np.asarray(_array(self.location, self.path, self.version)[key])
+
+    def load(self, ys: slice, xs: slice, channels: slice) -> Csr:
+        """Return the counts of a box that lies within one tile: straight from its bytes, or of another codec dense."""
+        tiles = _tiles(self.location, self.path, self.version)
+        if tiles is None:
+            return from_dense(self[ys, xs, channels].reshape(-1, channels.stop - channels.start))
+        with self._damage_at((ys, xs, channels)):
+            return tiles.load(ys, xs, channels)
+
+    @contextmanager
+    def _damage_at(self, key: Any) -> Iterator[None]:
+        try:
+            yield
         except (RuntimeError, ValueError, OSError) as error:
             # Damage shows as whatever the codec raises; the place is what the user needs.
             raise StoreError(

@@ -9,8 +9,8 @@ import numpy as np
 
 from eds_chunked.errors import ParameterError
 from eds_chunked.kernels.poisson import alias_tables, draw_counts
-from eds_chunked.kernels.sparse import Csr, channel_dtype
-from eds_chunked.readers.base import Band, ElectronImage, MapHeader
+from eds_chunked.kernels.sparse import Csr, channel_dtype, take_channels, take_pixels
+from eds_chunked.readers.base import Band, Box, ElectronImage, MapHeader
 from eds_chunked.synthetic import texture as tx
 from eds_chunked.synthetic.minerals import MINERALS, RARE_MINERAL, Mineral, mineral_lines, mineral_spectrum, peak
 
@@ -134,7 +134,7 @@ class Rock:
         # Non-zero values are independent, so their number strays from the expected by its root at most.
         return int(expected + 8 * np.sqrt(expected)) + self.header.shape[2]
 
-    def peak_bytes(self, rows: int) -> int:
+    def peak_bytes(self, rows: int, box: Box | None = None) -> int:
         """Bytes that reading bands of ``rows`` rows holds at most: the new band, the one before, and the texture."""
         ny, nx, n_channels = self.header.shape
         rows = min(rows, ny)
@@ -144,13 +144,22 @@ class Rock:
         texture = (rows + reach) * (nx + reach) * (48 + 16 * len(self.spectra))
         return 2 * band + texture + self._cut.nbytes + self._alias.nbytes + 2**20
 
-    def bands(self, rows: int) -> Iterator[Band]:
-        """Yield all rows from the first to the last, ``rows`` at a time, as CSR; counts do not depend on ``rows``."""
+    def bands(self, rows: int, box: Box | None = None) -> Iterator[Band]:
+        """Yield the rows of a box in order, ``rows`` at a time, as CSR; a count depends on its pixel alone.
+
+        Whole rows are drawn, since a pixel's counts come as one draw, and what is outside the box is dropped.
+        """
         if rows < 1:
             raise ParameterError("rows", found=rows, expected="at least 1", fix="rows=64")
-        ny = self.header.shape[0]
-        for y0 in range(0, ny, rows):
-            yield self._band(y0, min(y0 + rows, ny))
+        ys, xs, channels = box or Box.whole(self.header.shape)
+        for y0 in range(ys.start, ys.stop, rows):
+            band = self._band(y0, min(y0 + rows, ys.stop))
+            yield band if box is None else Band(y0, band.rows, self._within_box(band, xs, channels))
+
+    def _within_box(self, band: Band, xs: slice, channels: slice) -> Csr:
+        assert isinstance(band.counts, Csr)
+        pixels = np.arange(band.rows)[:, None] * self.header.shape[1] + np.arange(xs.start, xs.stop)
+        return take_channels(take_pixels(band.counts, pixels.ravel()), channels)
 
     def _band(self, y0: int, y1: int) -> Band:
         _, nx, n_channels = self.header.shape

@@ -1,0 +1,113 @@
+"""How a tile of counts becomes the bytes of a chunk, and back: the codecs that ``convert`` offers.
+
+The bytes are those that Zarr would make with the same codecs. Made here they come straight from CSR and go straight to
+it: with the count codec no dense block exists in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import google_crc32c
+import numpy as np
+from numcodecs.blosc import Blosc
+from numcodecs.zstd import Zstd
+from zarr.abc.codec import Codec
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
+
+from eds_chunked.kernels import count_codec
+from eds_chunked.kernels.sparse import Csr, from_dense, pad_pixels, to_dense
+from eds_chunked.store.codec import CountsCodec
+
+_CHECKSUM_BYTES = 4
+
+Shape = tuple[int, int, int]
+
+
+class TileCodec(Protocol):
+    """One way to store tiles."""
+
+    @property
+    def name(self) -> str:
+        """What ``--codec`` calls it."""
+        ...
+
+    @property
+    def independent_of_dtype(self) -> bool:
+        """Whether the bytes stay valid when the dtype of the array is narrowed or widened."""
+        ...
+
+    def pipeline(self) -> dict[str, Any]:
+        """Return the arguments of ``zarr.create_array`` that say the same to Zarr."""
+        ...
+
+    def wrote(self, codecs: Sequence[Codec]) -> bool:
+        """Tell whether chunks with these codecs of Zarr are such tiles."""
+        ...
+
+    def encode(self, tile: Csr, shape: tuple[int, int], chunk: Shape, dtype: np.dtype[Any]) -> bytes:
+        """Encode the pixels of a tile of ``shape`` (rows, columns), in raster order; one at the edge is padded."""
+        ...
+
+    def decode(self, data: bytes, chunk: Shape, channels: slice, dtype: np.dtype[Any]) -> Csr:
+        """Return a range of channels of all pixels of a chunk; raise ValueError or RuntimeError for damaged bytes."""
+        ...
+
+
+class _Counts:
+    """The count codec with zstd behind it, whose checksum finds flipped bytes."""
+
+    name = "counts"
+    independent_of_dtype = True
+    _entropy = Zstd(level=1, checksum=True)
+
+    def pipeline(self) -> dict[str, Any]:
+        return {"serializer": CountsCodec(), "compressors": [ZstdCodec(level=1, checksum=True)]}
+
+    def wrote(self, codecs: Sequence[Codec]) -> bool:
+        return [type(codec) for codec in codecs] == [CountsCodec, ZstdCodec]
+
+    def encode(self, tile: Csr, shape: tuple[int, int], chunk: Shape, dtype: np.dtype[Any]) -> bytes:
+        return bytes(self._entropy.encode(count_codec.encode(pad_pixels(tile, shape, chunk[:2]))))
+
+    def decode(self, data: bytes, chunk: Shape, channels: slice, dtype: np.dtype[Any]) -> Csr:
+        return count_codec.decode(self._entropy.decode(data), math.prod(chunk[:2]), chunk[2], channels, dtype)
+
+
+class _Blosc:
+    """A stock codec, which every Zarr can read, with a checksum: Blosc has none."""
+
+    independent_of_dtype = False
+
+    def __init__(self, name: Literal["zstd", "lz4"]) -> None:
+        self.name: Literal["zstd", "lz4"] = name
+        self._blosc = Blosc(cname=name, clevel=1, shuffle=Blosc.BITSHUFFLE)
+
+    def pipeline(self) -> dict[str, Any]:
+        return {"compressors": [BloscCodec(cname=self.name, clevel=1, shuffle="bitshuffle"), Crc32cCodec()]}
+
+    def wrote(self, codecs: Sequence[Codec]) -> bool:
+        if [type(codec) for codec in codecs] != [BytesCodec, BloscCodec, Crc32cCodec]:
+            return False
+        blosc = codecs[1]
+        return isinstance(blosc, BloscCodec) and blosc.cname.value == self.name
+
+    def encode(self, tile: Csr, shape: tuple[int, int], chunk: Shape, dtype: np.dtype[Any]) -> bytes:
+        packed: bytes = bytes(self._blosc.encode(to_dense(pad_pixels(tile, shape, chunk[:2]), dtype)))
+        return packed + _checksum(packed)
+
+    def decode(self, data: bytes, chunk: Shape, channels: slice, dtype: np.dtype[Any]) -> Csr:
+        packed, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
+        if _checksum(packed) != checksum:
+            raise ValueError("a checksum that does not fit")
+        dense = np.frombuffer(self._blosc.decode(packed), dtype)
+        return from_dense(dense.reshape(-1, chunk[2])[:, channels])
+
+
+def _checksum(data: bytes) -> bytes:
+    return int(google_crc32c.value(data)).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+TILE_CODECS: dict[str, TileCodec] = {codec.name: codec for codec in (_Counts(), _Blosc("zstd"), _Blosc("lz4"))}
