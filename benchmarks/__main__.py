@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-NAMES = ("fuzz_bcf", "growth")
+NAMES = ("codec", "fuzz_bcf", "growth")
 
 
 def main() -> None:

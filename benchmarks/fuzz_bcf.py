@@ -60,7 +60,7 @@ def main() -> None:
         faulthandler.cancel_dump_traceback_later()
         seconds = time.perf_counter() - begin
     print(f"{arguments.inputs} inputs of {len(seeds)} files in {seconds:.0f} s, none wrong")
-    print(f"slowest {slowest[0]:.2f} s (input {slowest[1]}, oracle included)")
+    print(f"slowest {slowest[0]:.2f} s (input {slowest[1]}: whole, box, salvage and the oracle)")
     print(f"idle {idle:.0f} MB, peak {_megabytes('VmHWM'):.0f} MB (+{_megabytes('VmHWM') - idle:.0f})")
     for (depth, result), n in sorted(seen.items()):
         print(f"  {depth:8} {result:8} {n}")

@@ -17,10 +17,14 @@ from .phases.sums import phase_spectra as phase_spectra
 from .report.assemble import write_report as write_report
 from .report.assemble import write_results as write_results
 from .store.calibration import calibrate as calibrate
+from .store.cleaning import clean as clean
 from .store.conversion import convert as convert
 from .store.export import export as export
 from .store.opening import open as open
 from .store.opening import open_tree as open_tree
 from .store.results import load as load
 from .store.results import save as save
+from .store.verification import DamagedTile as DamagedTile
+from .store.verification import Verification as Verification
+from .store.verification import verify as verify
 from .workflow import run as run

@@ -6,6 +6,8 @@ Each class also is the builtin that a caller would guess, so ``except ValueError
 
 from __future__ import annotations
 
+from errno import ENOSPC
+
 __all__ = [
     "ChunkLayoutError",
     "CountsError",
@@ -16,8 +18,10 @@ __all__ = [
     "SourceError",
     "SourceNotFoundError",
     "StaleResultError",
+    "StoreBusyError",
     "StoreError",
     "StoreExistsError",
+    "StoreFullError",
     "StoreNotFoundError",
 ]
 
@@ -78,6 +82,16 @@ class StoreNotFoundError(EdsError, FileNotFoundError):
 
 class StoreExistsError(EdsError, FileExistsError):
     """The store exists already and was not to be replaced."""
+
+
+class StoreBusyError(EdsError, BlockingIOError):
+    """Another process is writing into the store."""
+
+
+class StoreFullError(EdsError, OSError):
+    """The disk of the store is full; what was written before is whole, and the work can go on from there."""
+
+    errno: int | None = ENOSPC
 
 
 class MissingResultError(EdsError, LookupError):

@@ -35,7 +35,15 @@ from eds_chunked.phases.sums import phase_spectra
 from eds_chunked.readers import open_source
 from eds_chunked.readers.base import MapHeader, Reader
 from eds_chunked.report.assemble import results_need, write_results
-from eds_chunked.store.backend import HeldBackStore, Location, delete_dir, list_dir, location_text, zarr_store
+from eds_chunked.store.backend import (
+    HeldBackStore,
+    Location,
+    delete_dir,
+    is_remote,
+    list_dir,
+    location_text,
+    zarr_store,
+)
 from eds_chunked.store.calibration import calibrate
 from eds_chunked.store.conversion import convert
 from eds_chunked.store.layout import ROOT_DOCUMENT, tile_shape
@@ -199,7 +207,8 @@ def run(
     store
         Path or URL of the Zarr store to make.
     folder
-        Where pictures and tables go; default: beside the store, ``<store>-results``.
+        Where pictures and tables go; default: ``<store>-results`` beside the store, or in the working folder if the
+        store is behind a URL.
     pick
         The spectrum image, for files with several.
     calibration
@@ -267,9 +276,10 @@ def run(
 
 
 def results_folder(store: Location) -> Path:
-    """Return where pictures and tables of a store go unless the user says: beside it."""
+    """Return where pictures and tables of a store go unless the user says: beside it, or here for one elsewhere."""
     path = Path(location_text(store))
-    return path.with_name(f"{path.stem}-results")
+    name = f"{path.stem}-results"
+    return Path.cwd() / name if is_remote(store) else path.with_name(name)
 
 
 _MOVES_THE_AXIS = ("energy_scale", "energy_offset", "zero_peak")

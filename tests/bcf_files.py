@@ -10,6 +10,7 @@ import base64
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -120,9 +121,12 @@ def map_stream(cube: np.ndarray, packing: str = "nibbles", extra: int = 0) -> tu
 
 
 # ----------------------------------------------------------------------------------------------------- container
-def zlib_blocks(raw: bytes, version: int = 2, block_size: int = 1000) -> bytes:
-    """Compressed file: header and independent zlib blocks."""
-    parts = [raw[i : i + block_size] for i in range(0, len(raw), block_size)]
+def zlib_blocks(raw: bytes, version: int = 2, block_size: int = 1000, uneven: bool = False) -> bytes:
+    """Compressed file: header and independent zlib blocks; ``uneven`` ones are full, half full and nearly empty."""
+    lengths, starts = ([block_size, block_size // 2 + 1, 1] if uneven else [block_size]), [0]
+    while starts[-1] < len(raw):
+        starts.append(starts[-1] + lengths[len(starts) % len(lengths)])
+    parts = [raw[start:stop] for start, stop in pairwise(starts)]
     out = bytearray((b"AACS" + struct.pack("<IIIfB", block_size, 0, len(parts), 2.0, 1)).ljust(128, b"\0"))
     for part in parts:
         packed = zlib.compress(part, 1)
@@ -139,10 +143,19 @@ def seal(data: bytearray, chunk: int) -> None:
     struct.pack_into("<I", data, start + 4, int(np.bitwise_xor.reduce(words)))
 
 
-def container(files: Mapping[str, bytes], *, chunk_size: int = 1024, version: int = 2, scatter: bool = False) -> bytes:
-    """Container with ``files`` (stored bytes by name in EDSDatabase). Chunks: prologue, tables, data, directory."""
+def container(
+    files: Mapping[str, bytes], *, chunk_size: int = 1024, version: int = 2, scatter: bool = False, front: bool = False
+) -> bytes:
+    """Container with ``files`` (stored bytes by name in EDSDatabase).
+
+    Chunks: prologue, for each file its tables and data, directory; or, as the vendor does, the directory in ``front``.
+    """
     room = chunk_size - 32
+    per = room // 512
+    n_directory = -(-(len(files) + 1) // per)
     chunks: list[tuple[int, int, bytes]] = [(0, 0, b"")]  # next, kind, payload
+    if front:
+        chunks += [(0, 0, b"")] * n_directory
     entries = [("EDSDatabase", -1, 0, -1, 1)]
     for name, content in files.items():
         n = -(-len(content) // room)
@@ -160,7 +173,7 @@ def container(files: Mapping[str, bytes], *, chunk_size: int = 1024, version: in
             data[order[i]] = content[i * room : (i + 1) * room]
         chunks += [(0xDEADBEEF, 6, payload) for payload in data]
         entries.append((name, first, len(content), 0, 0))
-    directory, per = len(chunks), room // 512
+    directory = 1 if front else len(chunks)
     rows = [
         struct.pack("<iQQQQIi", first, size, 1, 2, 3, 0x10 * folder, parent)
         + bytes(176)
@@ -169,17 +182,16 @@ def container(files: Mapping[str, bytes], *, chunk_size: int = 1024, version: in
         + bytes(32)
         for name, first, size, parent, folder in entries
     ]
-    for i in range(0, len(rows), per):
-        chunks.append((len(chunks) + 1, 1, b"".join(rows[i : i + per])))
+    chunks[directory : directory + n_directory] = [
+        (directory + i + 1, 1, b"".join(rows[i * per : (i + 1) * per])) for i in range(n_directory)
+    ]
     while (len(chunks) - 1) % 8:
         chunks.append((0, 0, b""))
     out = bytearray(b"AAMVHFSS" + struct.pack("<q", 0x7FFFFFFFFFFFFFFE)).ljust(PROLOGUE, b"\0")
     for following, kind, payload in chunks:
         out += struct.pack("<IIB", following, 0, kind).ljust(32, b"\x5a") + payload.ljust(room, b"\0")
     out[PROLOGUE : PROLOGUE + 8] = b"AASFSSGN"
-    struct.pack_into(
-        "<ffIIIIII", out, 0x120, 2.8, 2.8 if version == 2 else 2.6, chunk_size, 8, 1, 1, 1, -(-len(rows) // per)
-    )
+    struct.pack_into("<ffIIIIII", out, 0x120, 2.8, 2.8 if version == 2 else 2.6, chunk_size, 8, 1, 1, 1, n_directory)
     struct.pack_into("<III", out, 0x140, directory, len(rows), len(chunks))
     for i in range(1, len(chunks)):
         seal(out, i)
@@ -269,17 +281,20 @@ def pack(
     compressed: bool = True,
     chunk_size: int = 1024,
     block_size: int = 1000,
+    uneven: bool = False,
     scatter: bool = False,
+    front: bool = False,
 ) -> bytes:
     """Bytes of the .bcf that holds ``files``."""
     if compressed:
-        files = {name: zlib_blocks(raw, version, block_size) for name, raw in files.items()}
-    return container(files, chunk_size=chunk_size, version=version, scatter=scatter)
+        files = {name: zlib_blocks(raw, version, block_size, uneven) for name, raw in files.items()}
+    return container(files, chunk_size=chunk_size, version=version, scatter=scatter, front=front)
 
 
 def write(path: Path, cubes: Sequence[np.ndarray], **options: object) -> Path:
     """Write a .bcf of ``cubes``; options are those of :func:`contents`, :func:`pack` and :func:`header_xml`."""
-    packing = {key: options.pop(key) for key in ("compressed", "chunk_size", "block_size", "scatter") if key in options}
+    names = ("compressed", "chunk_size", "block_size", "uneven", "scatter", "front")
+    packing = {key: options.pop(key) for key in names if key in options}
     version = options.get("version", 2)
     path.write_bytes(pack(contents(cubes, **options), version=version, **packing))  # type: ignore[arg-type]
     return path

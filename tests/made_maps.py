@@ -5,7 +5,7 @@ import xarray as xr
 
 from eds_chunked import schema
 from eds_chunked.kernels.sparse import from_dense
-from eds_chunked.readers.base import Band, ElectronImage, MapHeader
+from eds_chunked.readers.base import Band, Box, ElectronImage, MapHeader
 from eds_chunked.store.drafts import Draft
 
 SHAPE = (71, 101, 61)
@@ -32,12 +32,13 @@ class MadeReader:
         about = {"pixel_size": (0.5, 0.25), "title": "made"} | header
         self.header = MapHeader("made.map", counts.shape, np.dtype(dtype or counts.dtype), 0.01, -0.1, **about)
 
-    def peak_bytes(self, rows):
+    def peak_bytes(self, rows, box=None):
         return self.peak
 
-    def bands(self, rows):
-        for y0 in range(0, len(self.counts), self.rows or rows):
-            part = self.counts[y0 : y0 + (self.rows or rows)]
+    def bands(self, rows, box=None):
+        ys, xs, channels = box or Box.whole(self.header.shape)
+        for y0 in range(ys.start, ys.stop, self.rows or rows):
+            part = self.counts[y0 : min(ys.stop, y0 + (self.rows or rows)), xs, channels]
             flat = part.reshape(-1, part.shape[2])
             yield Band(y0, len(part), from_dense(flat) if self.csr else part)
 

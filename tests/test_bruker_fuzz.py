@@ -1,6 +1,7 @@
 """Mutated .bcf files: each one reads exactly or raises SourceError, in bounded time.
 
-``mutants`` draws them, ``outcome`` reads one and judges it; ``benchmarks/fuzz_bcf.py`` runs the same over many more.
+``mutants`` draws them, ``outcome`` reads one and judges it: the whole map, then a box of it, then what can be salvaged.
+``benchmarks/fuzz_bcf.py`` runs the same over many more.
 Mutations are made at four depths, so that they get past the checksums of the layers above: the file as it is, the file
 with its chunk checksums made right, the compressed content of one file in it, and its plain content.
 """
@@ -10,7 +11,8 @@ from __future__ import annotations
 import struct
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import pytest
 
 from eds_chunked.errors import SourceError
 from eds_chunked.kernels.sparse import Csr
+from eds_chunked.readers.base import Band, Box
 from eds_chunked.readers.bruker import BrukerReader
 from eds_chunked.readers.bruker_container import Container
 from tests import bcf_files
@@ -53,8 +56,27 @@ class Mutant:
 # ------------------------------------------------------------------------------------------- an independent decoder
 def decode(stream: bytes, n_channels: int) -> Triples:
     """Decode a map stream record by record in plain Python; ValueError where it breaks a rule of the format."""
+    return join(list(decode_rows(stream, n_channels)))
+
+
+def join(rows: list[list[tuple[int, int, int]]]) -> Triples:
+    table = np.array([triple for row in rows for triple in row], np.int64).reshape(-1, 3)
+    return table[:, 0], table[:, 1], table[:, 2]
+
+
+def rows_before_damage(stream: bytes, n_channels: int) -> list[list[tuple[int, int, int]]]:
+    """Whole rows of a stream, up to the first that breaks a rule."""
+    rows = []
+    with suppress(ValueError, struct.error):
+        for row in decode_rows(stream, n_channels):
+            rows.append(row)
+    return rows
+
+
+def decode_rows(stream: bytes, n_channels: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Yield (pixel, channel, value) of each row."""
     height, width = struct.unpack_from("<II", stream)
-    at, found = bcf_files.STREAM_HEADER, []
+    at = bcf_files.STREAM_HEADER
 
     def need(condition: bool, what: str) -> None:
         if not condition:
@@ -63,7 +85,7 @@ def decode(stream: bytes, n_channels: int) -> Triples:
     for y in range(height):
         need(at + 4 <= len(stream), "end")
         (n_pixels,) = struct.unpack_from("<I", stream, at)
-        at, last = at + 4, -1
+        at, last, found = at + 4, -1, []
         need(n_pixels <= width, "row")
         for _ in range(n_pixels):
             need(at + 22 <= len(stream), "end")
@@ -113,15 +135,14 @@ def decode(stream: bytes, n_channels: int) -> Triples:
                 spectrum[c] = spectrum.get(c, 0) + 1
             need(all(c < n_channels and v < 1 << 32 for c, v in spectrum.items()), "count")
             found += [(y * width + x, c, spectrum[c]) for c in sorted(spectrum)]
-    table = np.array(found, np.int64).reshape(-1, 3)
-    return table[:, 0], table[:, 1], table[:, 2]
+        yield found
 
 
-def triples(reader: BrukerReader, rows: int) -> Triples:
-    """All counts of the map by (pixel, channel, value), without a dense array anywhere."""
+def triples(reader: BrukerReader, bands: Iterable[Band]) -> Triples:
+    """All counts of bands of whole rows by (pixel, channel, value), without a dense array anywhere."""
     width = reader.header.shape[1]
-    parts = []
-    for band in reader.bands(rows):
+    parts = [(np.zeros(0, np.int64),) * 3]
+    for band in bands:
         assert isinstance(band.counts, Csr)
         n = np.diff(band.counts.indptr)
         assert (n >= 0).all()
@@ -220,38 +241,44 @@ def real_seeds(folder: Path = FOLDER) -> list[Seed]:
     """The real maps that are here."""
     seeds = []
     for path in sorted(folder.glob("*.bcf")):
-        container = Container(path)
+        container, reader = Container(path), BrukerReader(path)
         files = {name.removeprefix("EDSDatabase/"): container.read(name, 1 << 30) for name in container.files}
-        seeds.append(Seed(path.name, path.read_bytes(), files, triples(BrukerReader(path), 64), True))
+        seeds.append(Seed(path.name, path.read_bytes(), files, triples(reader, reader.bands(64)), True))
     return seeds
 
 
 def outcome(mutant: Mutant, path: Path) -> str:
     """Read a mutant wholly: "refused" (SourceError), "read" (and judged exact) or "other" (another map, well-formed).
 
+    "salvaged" is what was refused, but of which some rows were kept (and judged exact where the truth is known).
     AssertionError where counts are wrong or it took too long; anything else that is raised is a bug as well.
     """
     path.write_bytes(mutant.data)
-    begin = time.perf_counter()
     n_channels, result, message = 0, None, str(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        begin = time.perf_counter()
         try:
             reader = BrukerReader(path)
             n_channels = reader.header.shape[2]
-            result = triples(reader, 3)
+            result = triples(reader, reader.bands(3))
             for _ in reader.images():
                 pass
         except SourceError as error:
             message = str(error)
-    seconds = time.perf_counter() - begin
-    assert str(path) in message
-    assert seconds < SECONDS, f"{seconds:.1f} s"
+        assert str(path) in message
+        within(SECONDS, begin)
+        begin = time.perf_counter()
+        check_box(mutant, path, result)
+        within(SECONDS, begin)
+        begin = time.perf_counter()
+        kept = salvaged(path)
+        within(SECONDS, begin)
     expected: Triples | None = mutant.seed.counts
+    small = len(mutant.data) < 1_000_000
     if mutant.depth == "content":
-        if mutant.stream is None:
-            return "refused" if result is None else "other"
-        if len(mutant.stream) < 1_000_000:
+        if mutant.stream is not None and small:
+            rows = rows_before_damage(mutant.stream, n_channels or 53)
             try:
                 expected = decode(mutant.stream, n_channels or 53)
             except (ValueError, struct.error):
@@ -261,13 +288,60 @@ def outcome(mutant: Mutant, path: Path) -> str:
             elif expected is not None:
                 # Nothing is wrong with the records, so it must be the size, which the header and the index know better.
                 assert mutant.stream[:8] != mutant.seed.files["SpectrumData0"][:8], "a good stream was refused"
+            if kept is not None:
+                assert kept[1] == len(rows), "salvaged rows that are damaged, or not all that are whole"
+                equal(kept[0], join(rows))
+        elif mutant.stream is None:
+            expected = None
+    elif kept is not None and mutant.depth == "file" and small:
+        # Everything is behind a checksum.
+        equal(kept[0], tuple(column[mutant.seed.counts[0] < kept[1] * kept[2]] for column in mutant.seed.counts))
     if result is None:
-        return "refused"
-    if mutant.depth in ("file", "content") and expected is not None and len(mutant.data) < 1_000_000:
-        for ours, other in zip(result, expected, strict=True):
-            np.testing.assert_array_equal(ours, other)
+        return "salvaged" if kept is not None and kept[1] else "refused"
+    assert kept is not None
+    equal(kept[0], result)
+    if mutant.depth in ("file", "content") and expected is not None and small:
+        equal(result, expected)
         return "read"
     return "other"
+
+
+def within(seconds: float, begin: float) -> None:
+    took = time.perf_counter() - begin
+    assert took < seconds, f"{took:.1f} s"
+
+
+def equal(ours: Triples, other: Triples) -> None:
+    for mine, theirs in zip(ours, other, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def check_box(mutant: Mutant, path: Path, whole: Triples | None) -> None:
+    """Read the lower half of a mutant, by the index if it has one."""
+    try:
+        reader = BrukerReader(path)
+        height, width, _ = reader.header.shape
+        box = Box.whole(reader.header.shape, first_row=height // 2)
+        found = triples(reader, reader.bands(3, box))
+    except SourceError:
+        assert whole is None or "SpectrumPositions" in "".join(mutant.seed.files), "the box of a good map was refused"
+        return
+    # An index that was written wrong may lead to another row that looks the same; one that was damaged never does.
+    if whole is not None and mutant.depth == "file":
+        equal(found, tuple(column[whole[0] >= box.ys.start * width] for column in whole))
+
+
+def salvaged(path: Path) -> tuple[Triples, int, int] | None:
+    """Counts, number and width of the rows before the damage; None if not even the header can be read."""
+    bands: list[Band] = []
+    try:
+        reader = BrukerReader(path, salvage=True)
+    except SourceError:
+        return None
+    with suppress(SourceError):
+        for band in reader.bands(3):
+            bands.append(band)
+    return triples(reader, bands), sum(band.rows for band in bands), reader.header.shape[1]
 
 
 # ------------------------------------------------------------------------------------------------------------ tests
@@ -285,7 +359,7 @@ def test_the_plain_decoder_agrees_with_the_writer() -> None:
 
 @pytest.mark.parametrize("part", range(4))
 def test_mutants(tmp_path: Path, part: int) -> None:
-    seen = {"refused": 0, "read": 0, "other": 0}
+    seen = {"refused": 0, "salvaged": 0, "read": 0, "other": 0}
     for mutant in mutants(made_seeds(), 150, start=150 * part):
         seen[outcome(mutant, tmp_path / "mutant.bcf")] += 1
     assert min(seen.values()) > 0, seen  # else the mutations would be too coarse or too fine

@@ -22,7 +22,7 @@ from eds_chunked.errors import ChunkLayoutError, CountsError, ParameterError, St
 from eds_chunked.kernels.reduce import channel_sums, pixel_sums, weighted_channel_sums
 from eds_chunked.kernels.sparse import to_dense
 from eds_chunked.memory import Need, Plan
-from eds_chunked.store import conversion, writer
+from eds_chunked.store import conversion
 from eds_chunked.store.conversion import convert
 from eds_chunked.store.opening import open_map
 from eds_chunked.store.source import CountsSource
@@ -37,7 +37,7 @@ SIDE = 8
 def small_tiles():
     """Tiles of 8 x 8 and lanes of 32 x 32 pixels: many of both in a small map."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (conversion, writer, blocks_module, scratch):
+        for module in (conversion, blocks_module, scratch):
             patch.setattr(module, "tile_shape", lambda n_channels: (SIDE, SIDE, n_channels))
         yield
 

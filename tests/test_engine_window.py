@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from eds_chunked import schema
 from eds_chunked.engine import window
 from eds_chunked.engine.window import find_window
-from eds_chunked.store import conversion, writer
+from eds_chunked.store import conversion
 from eds_chunked.store.conversion import convert
 from eds_chunked.store.opening import open_map
 from eds_chunked.store.source import CountsSource
@@ -25,7 +25,7 @@ COUNTS = made_counts(SHAPE)
 def store(tmp_path_factory):
     store = tmp_path_factory.mktemp("window") / "map.zarr"
     with pytest.MonkeyPatch.context() as patch:
-        for module in (conversion, writer):
+        for module in (conversion,):
             patch.setattr(module, "tile_shape", lambda n_channels: (8, 8, n_channels))
         convert(MadeReader(COUNTS), store)
     return store

@@ -35,6 +35,8 @@ def test_an_error_says_what_was_found_what_was_expected_and_what_to_do(cls):
         (errors.StoreError, ValueError),
         (errors.StoreNotFoundError, FileNotFoundError),
         (errors.StoreExistsError, FileExistsError),
+        (errors.StoreBusyError, BlockingIOError),
+        (errors.StoreFullError, OSError),
         (errors.MissingResultError, LookupError),
         (errors.StaleResultError, RuntimeError),
         (errors.MemoryBudgetError, MemoryError),

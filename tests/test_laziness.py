@@ -57,7 +57,7 @@ def test_a_step_returns_maps_that_are_lazy(store: str) -> None:
 
 LAZY = {"open", "open_tree", "load", "reconstruct"}
 COMPUTES = {
-    *("run", "convert", "calibrate", "save", "export", "write_report", "write_results"),
+    *("run", "convert", "calibrate", "clean", "save", "export", "verify", "write_report", "write_results"),
     *("pca", "nmf", "advise_components", "segment_phases", "modal_table", "phase_spectra"),
     *("separate_grains", "grain_table", "grain_size_statistics", "compare_phases", "write_grain_files"),
 }

@@ -18,6 +18,7 @@ from rsciio import hspy as oracle
 
 from eds_chunked.errors import CountsError, ParameterError, SourceError
 from eds_chunked.readers import describe, open_source
+from eds_chunked.readers.base import Box
 from eds_chunked.readers.hspy import HspyReader
 from eds_chunked.schema import SEM, TEM
 from tests.real_data import real_data
@@ -31,11 +32,12 @@ COLUMN = {"name": "x", "scale": 250.0, "offset": 3.0, "units": "nm", "navigate":
 ENERGY = {"name": "Energy", "scale": 10.0, "offset": -480.0, "units": "eV", "navigate": False}
 
 
-def read_all(reader: Any, rows: int) -> np.ndarray[Any, Any]:
-    bands = list(reader.bands(rows))
-    starts = list(range(0, reader.header.shape[0], rows))
+def read_all(reader: Any, rows: int, box: Box | None = None) -> np.ndarray[Any, Any]:
+    ys = slice(0, reader.header.shape[0]) if box is None else box.ys
+    bands = list(reader.bands(rows, box))
+    starts = list(range(ys.start, ys.stop, rows))
     assert [band.y0 for band in bands] == starts
-    assert [band.rows for band in bands] == np.diff([*starts, reader.header.shape[0]]).tolist()
+    assert [band.rows for band in bands] == np.diff([*starts, ys.stop]).tolist()
     assert {band.counts.dtype for band in bands} == {reader.header.dtype}
     return np.concatenate([band.counts for band in bands])
 
@@ -143,8 +145,9 @@ def test_the_real_map(tmp_path: Path) -> None:
     rows=st.integers(1, 11),
     dtype=st.sampled_from(["u1", ">u2", "<u4", "u8", ">i2", "i4", "f4", ">f8"]),
     limit=st.sampled_from([0, 1 << 26]),
+    data=st.data(),
 )
-def test_any_chunks_and_axis_order(
+def test_any_chunks_axis_order_and_box(
     tmp_path: Path,
     shape: tuple[int, int, int],
     chunk: tuple[int, int, int],
@@ -152,20 +155,24 @@ def test_any_chunks_and_axis_order(
     rows: int,
     dtype: str,
     limit: int,
+    data: Any,
 ) -> None:
     counts = random_counts(shape, high=100)
     path = tmp_path / "a.hspy"
     path.unlink(missing_ok=True)
     axes = [(ROW, COLUMN, ENERGY)[i] for i in order]
-    data = counts.transpose(order).astype(dtype)
+    stored = counts.transpose(order).astype(dtype)
     chunks = tuple(min(chunk[i], shape[i]) for i in order)
-    write(path, data, *axes, chunks=chunks, compression="gzip", compression_opts=1)
+    write(path, stored, *axes, chunks=chunks, compression="gzip", compression_opts=1)
+    starts = [data.draw(st.integers(0, n - 1)) for n in shape]
+    box = Box(*(slice(a, data.draw(st.integers(a + 1, n))) for a, n in zip(starts, shape, strict=True)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eds_chunked.readers.hspy._SLAB_BYTES", limit)
+        patch.setattr("eds_chunked.readers.slabs._SLAB_BYTES", limit)
         reader = HspyReader(path)
         assert reader.header.shape == shape
         assert reader.header.pixel_size == (0.5, 0.25)
         np.testing.assert_array_equal(read_all(reader, rows), counts)
+        np.testing.assert_array_equal(read_all(reader, rows, box), counts[box])
 
 
 def test_contiguous_data(tmp_path: Path) -> None:
@@ -307,10 +314,24 @@ def test_a_damaged_chunk_names_its_rows(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[where.byte_offset : where.byte_offset + where.size] = b"\xff" * where.size
     path.write_bytes(data)
-    bands = HspyReader(path).bands(4)
-    np.testing.assert_array_equal(next(bands).counts, counts[:4])
-    with pytest.raises(SourceError, match="damaged data in rows 4 to 7"):
-        next(bands)
+    for rows in (4, 6, 13):
+        bands = HspyReader(path).bands(rows)
+        band = next(bands)
+        assert (band.y0, band.rows) == (0, 4)
+        np.testing.assert_array_equal(band.counts, counts[:4])
+        with pytest.raises(SourceError, match="damaged data in row 4 "):
+            next(bands)
+    # A box that does not touch the damage reads as if there were none.
+    box = Box(slice(8, 13), slice(1, 6), slice(3, 50))
+    np.testing.assert_array_equal(read_all(HspyReader(path), 2, box), counts[box])
+
+
+def test_it_cannot_be_salvaged(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.hspy", random_counts(SHAPE), ROW, COLUMN, ENERGY)
+    with pytest.raises(
+        ParameterError, match=r"found a \.hspy file, expected a \.bcf, or an \.rpl/\.raw pair.*--salvage"
+    ):
+        open_source(path, salvage=True)
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.25, np.nan])
@@ -331,12 +352,13 @@ def test_a_value_that_is_no_count_is_named_with_its_pixel(tmp_path: Path, value:
 def test_peak_bytes_bounds_what_is_allocated(tmp_path: Path, dtype: str, rows: int, chunks: Any) -> None:
     counts = random_counts((64, 61, 512), high=9).astype(dtype)
     reader = HspyReader(write(tmp_path / "a.hspy", counts, ROW, COLUMN, ENERGY, chunks=chunks))
-    tracemalloc.start()
-    for band in reader.bands(rows):
-        assert band.rows
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= reader.peak_bytes(rows)
+    for box in (None, Box(slice(3, 60), slice(5, 31), slice(100, 300))):
+        tracemalloc.start()
+        for band in reader.bands(rows, box):
+            assert band.rows
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak <= reader.peak_bytes(rows, box)
 
 
 def test_a_caller_that_drops_its_band_holds_one_at_a_time(tmp_path: Path) -> None:

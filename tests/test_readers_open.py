@@ -11,7 +11,6 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import zarr
 
 from eds_chunked.errors import CountsError, SourceError, SourceNotFoundError
 from eds_chunked.readers import describe, open_source
@@ -20,6 +19,7 @@ from eds_chunked.readers.ripple import RippleReader
 from eds_chunked.readers.rosetta import RosettaReader
 from eds_chunked.readers.units import in_kev, in_um
 from eds_chunked.schema import SEM
+from tests import bcf_files
 from tests.real_data import real_data
 from tests.ripple_files import random_counts, write_ripple
 
@@ -47,32 +47,12 @@ def signal() -> Any:
     return signal
 
 
-def write_zspy(path: Path, counts: np.ndarray[Any, Any]) -> Path:
-    """Write a Zarr v2 store as HyperSpy lays it out, in chunks along y."""
-    root = zarr.open_group(path, mode="w", zarr_format=2)
-    root.attrs.update(file_format="ZSpy", file_format_version="3.3")
-    group = root.create_group("Experiments").create_group("rock")
-    data = group.create_array("data", shape=counts.shape, chunks=(3, 7, 61), dtype=counts.dtype)
-    data[...] = counts
-    axes = (("y", 0.25, "um", True), ("x", 0.5, "um", True), ("Energy", 0.01, "keV", False))
-    for i, (name, scale, units, navigate) in enumerate(axes):
-        group.create_group(f"axis-{i}").attrs.update(
-            name=name, scale=scale, offset=0.0, units=units, navigate=navigate, size=counts.shape[i]
-        )
-    group.create_group("metadata").create_group("General").attrs["title"] = "rock"
-    group.create_group("original_metadata")
-    return path
-
-
-@pytest.mark.parametrize("suffix", ["emd", "nxs", "zspy"])
+@pytest.mark.parametrize("suffix", ["emd", "nxs"])
 def test_other_formats_come_through_rosettasciio(tmp_path: Path, signal: Any, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
-    if suffix == "zspy":
-        write_zspy(path, signal.data)
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            signal.save(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        signal.save(path)
     reader = open_source(path)
     assert isinstance(reader, RosettaReader)
     for rows in (2, 5, 20):
@@ -84,14 +64,6 @@ def test_other_formats_come_through_rosettasciio(tmp_path: Path, signal: Any, su
     assert (header.title, header.signal_type) == ("rock", SEM)
     assert [found.shape for found in describe(path)] == [SHAPE]
     assert open_source(path, pick="rock").header == header
-
-
-def test_chunks_along_y_are_read_one_row_of_chunks_at_a_time(tmp_path: Path) -> None:
-    counts = random_counts(SHAPE).astype(np.uint16)
-    chunked = open_source(write_zspy(tmp_path / "a.zspy", counts))
-    row = 7 * 61 * 2
-    # Two bands of one row, and a slab of three rows with the copy that joins its chunks.
-    assert chunked.peak_bytes(1) == (2 * 1 + 2 * 3) * row + (1 << 20)
 
 
 def test_a_format_that_cannot_wait_says_that_it_holds_the_whole_map(tmp_path: Path) -> None:
@@ -222,29 +194,40 @@ def test_importing_the_readers_is_light() -> None:
 
 # ------------------------------------------------------------------------------------------------------ memory
 
-# VmHWM, because ru_maxrss of a new process begins at that of its parent.
+# The first bands pay for what the libraries load; then what was freed goes back to the system and the peak, which a
+# process can forget, counts from here.
 MEASURE = """
 import sys
 from itertools import islice
+from pathlib import Path
+from eds_chunked import memory
 from eds_chunked.readers import open_source
 
-def peak():
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+def look():
+    for band in islice(reader.bands(8), 6):
+        counts = getattr(band.counts, "value", band.counts)
+        counts[..., ::7].max()
 
 reader = open_source(sys.argv[1])
-before = peak()
-for band in islice(reader.bands(8), 6):
-    band.counts[:, ::7].max()
-print(peak() - before, reader.peak_bytes(8))
+look()
+memory.release()
+Path("/proc/self/clear_refs").write_text("5")
+before = memory.resident()
+look()
+print(memory.peak_resident() - before, reader.peak_bytes(8))
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc/self/status is Linux only")
-@pytest.mark.parametrize("kind", ["vector", "image", "hspy"])
+@pytest.mark.parametrize("kind", ["vector", "image", "hspy", "bcf"])
 def test_resident_memory_stays_within_the_bound(tmp_path: Path, kind: str) -> None:
+    band = 8 * 127 * 1024 * 2
     counts = random_counts((331, 127, 1024), high=9).astype(np.uint16)
-    if kind == "hspy":
+    if kind == "bcf":
+        counts = bcf_files.counts((48, 127, 512), density=0.1)
+        band = 3 * np.count_nonzero(counts[8:16])  # bytes of the channels and values
+        path = bcf_files.write(tmp_path / "a.bcf", [counts], block_size=0x80000, chunk_size=0x10000)
+    elif kind == "hspy":
         path = tmp_path / "a.hspy"
         with h5py.File(path, "w") as file:
             group = file.create_group("Experiments/map")
@@ -256,8 +239,9 @@ def test_resident_memory_stays_within_the_bound(tmp_path: Path, kind: str) -> No
         path = write_ripple(tmp_path / "a.rpl", counts, record_by=kind)
     run = subprocess.run([sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True)
     grown, bound = map(int, run.stdout.split())
-    # What the first use of each library costs, and what the allocator keeps of what it was given back.
-    slack = 4 << 20
-    # At least one band must show, or it is not the reading that was measured.
-    assert 8 * 127 * 1024 * 2 <= grown <= bound + slack
-    assert bound + slack < counts.nbytes / 2
+    # What the allocator keeps of what it was given back.
+    slack = 2 << 20
+    # A band and the one before it must show, or it is not the reading that was measured; a few pages may be old ones.
+    assert 1.8 * band <= grown <= bound + slack
+    if kind != "bcf":  # where most is not the bands, but the blocks of the file that are in work
+        assert bound + slack < counts.nbytes / 2

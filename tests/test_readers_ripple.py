@@ -17,6 +17,7 @@ from rsciio import ripple as oracle
 
 from eds_chunked.errors import CountsError, ParameterError, SourceError, SourceNotFoundError
 from eds_chunked.readers import describe, open_source
+from eds_chunked.readers.base import Band, Box
 from eds_chunked.readers.ripple import RippleReader
 from eds_chunked.schema import SEM, TEM
 from tests.ripple_files import random_counts, write_ripple
@@ -27,18 +28,19 @@ ORDERS = ("little-endian", "big-endian")
 TYPES = ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8")
 
 
-def read_all(reader: Any, rows: int) -> np.ndarray[Any, Any]:
+def read_all(reader: Any, rows: int, box: Box | None = None) -> np.ndarray[Any, Any]:
     """Read by bands, and check that they are whole, in order, unsigned and of the promised type."""
-    bands, y = [], 0
-    for band in reader.bands(rows):
+    whole = box or Box.whole(reader.header.shape)
+    bands, y = [], whole.ys.start
+    for band in reader.bands(rows, box):
         assert band.y0 == y
-        assert band.counts.shape == (band.rows, *reader.header.shape[1:])
-        assert band.rows == min(rows, reader.header.shape[0] - y)
+        assert band.counts.shape == (band.rows, *whole.shape[1:])
+        assert band.rows == min(rows, whole.ys.stop - y)
         assert band.counts.dtype == reader.header.dtype
         assert band.counts.dtype.isnative
         bands.append(band.counts)
         y += band.rows
-    assert y == reader.header.shape[0]
+    assert y == whole.ys.stop
     return np.concatenate(bands)
 
 
@@ -76,6 +78,26 @@ def test_any_shape_band_and_offset(
     counts = random_counts(shape, high=100)
     path = write_ripple(tmp_path / "a.rpl", counts, record_by=record_by, byte_order=order, dtype=dtype, offset=offset)
     np.testing.assert_array_equal(read_all(RippleReader(path), rows), counts)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    record_by=st.sampled_from(LAYOUTS),
+    order=st.sampled_from(ORDERS),
+    dtype=st.sampled_from(TYPES),
+    rows=st.integers(1, 9),
+    offset=st.integers(0, 5),
+    data=st.data(),
+)
+def test_a_box_is_what_numpy_cuts_out(
+    tmp_path: Path, record_by: str, order: str, dtype: str, rows: int, offset: int, data: Any
+) -> None:
+    counts = random_counts(SHAPE, high=100)
+    path = write_ripple(tmp_path / "a.rpl", counts, record_by=record_by, byte_order=order, dtype=dtype, offset=offset)
+    # Whole axes are read in another way than parts of them.
+    part = [data.draw(st.just((0, n)) | st.tuples(st.integers(0, n - 1), st.just(n))) for n in SHAPE]
+    box = Box(*(slice(a, data.draw(st.just(b) | st.integers(a + 1, b))) for a, b in part))
+    np.testing.assert_array_equal(read_all(RippleReader(path), rows, box), counts[box])
 
 
 @pytest.mark.parametrize("record_by", LAYOUTS)
@@ -256,6 +278,60 @@ def test_a_raw_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> None
         list(bands)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+@pytest.mark.parametrize(("kept", "whole"), [(5 * 11 * 61 * 2 + 700, 5), (4 * 11 * 61 * 2, 4), (11 * 61 * 2, 1)])
+@pytest.mark.parametrize("dtype", ["u2", "i2"])
+def test_what_is_left_of_a_truncated_file_is_salvaged(
+    tmp_path: Path, rows: int, kept: int, whole: int, dtype: str
+) -> None:
+    counts = random_counts(SHAPE)
+    path = write_ripple(tmp_path / "h.rpl", counts, dtype=dtype, offset=3)
+    raw = path.with_suffix(".raw")
+    raw.write_bytes(raw.read_bytes()[: 3 + kept])
+    with pytest.raises(SourceError, match="truncated"):
+        open_source(path)
+    reader = open_source(path, salvage=True)
+    assert reader.header.shape == SHAPE
+    found: list[Band] = []
+    with pytest.raises(SourceError, match=rf"found {3 + kept} bytes, expected {3 + 7 * 11 * 61 * 2} bytes.*truncated"):
+        found.extend(reader.bands(rows))  # keeps what came before the error
+    assert [band.y0 for band in found] == list(range(0, whole, rows))
+    np.testing.assert_array_equal(np.concatenate([band.counts for band in found]), counts[:whole])
+    # A box before the end is whole.
+    box = Box(slice(0, whole), slice(2, 9), slice(5, 50))
+    np.testing.assert_array_equal(read_all(reader, rows, box), counts[box])
+
+
+@pytest.mark.parametrize("record_by", LAYOUTS)
+def test_salvage_of_a_whole_file_changes_nothing(tmp_path: Path, record_by: str) -> None:
+    counts = random_counts(SHAPE)
+    reader = open_source(write_ripple(tmp_path / "h.rpl", counts, record_by=record_by), salvage=True)
+    np.testing.assert_array_equal(read_all(reader, 3), counts)
+
+
+@pytest.mark.parametrize(
+    ("record_by", "kept", "message"),
+    [
+        ("image", -1, "recorded by image: the last channels are missing in every row, expected record-by vector"),
+        ("vector", 11 * 61 * 4 - 1, "expected at least one whole row of 2684 bytes"),
+        ("vector", 0, "found 0 of 18788 bytes"),
+    ],
+)
+def test_what_cannot_be_salvaged(tmp_path: Path, record_by: str, kept: int, message: str) -> None:
+    path = write_ripple(tmp_path / "h.rpl", random_counts(SHAPE), record_by=record_by)
+    raw = path.with_suffix(".raw")
+    raw.write_bytes(raw.read_bytes()[:kept])
+    with pytest.raises(SourceError, match=message):
+        open_source(path, salvage=True)
+
+
+def test_salvage_does_not_hide_a_raw_that_is_too_long(tmp_path: Path) -> None:
+    path = write_ripple(tmp_path / "h.rpl", random_counts(SHAPE))
+    path.with_suffix(".raw").write_bytes(path.with_suffix(".raw").read_bytes() + b"x")
+    with pytest.raises(SourceError, match=r"correct h\.rpl"):
+        open_source(path, salvage=True)
+
+
 @pytest.mark.parametrize("missing", [".raw", ".rpl"])
 def test_a_missing_partner_is_named(tmp_path: Path, missing: str) -> None:
     path = write_ripple(tmp_path / "h.rpl", random_counts(SHAPE))
@@ -337,14 +413,15 @@ def test_peak_bytes_bounds_what_is_allocated(tmp_path: Path, record_by: str, dty
     reader = RippleReader(
         write_ripple(tmp_path / "h.rpl", counts, record_by=record_by, dtype=dtype, byte_order="big-endian")
     )
-    tracemalloc.start()
-    for band in reader.bands(rows):
-        assert band.rows
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= reader.peak_bytes(rows)
-    # A bound that is far too high would be of no use either.
-    assert reader.peak_bytes(rows) <= 2 * peak + (1 << 19)
+    for box in (None, Box(slice(3, 60), slice(5, 31), slice(100, 300)), Box(slice(0, 64), slice(0, 61), slice(7, 9))):
+        tracemalloc.start()
+        for band in reader.bands(rows, box):
+            assert band.rows
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak <= reader.peak_bytes(rows, box)
+        # A bound that is far too high would be of no use either.
+        assert reader.peak_bytes(rows, box) <= 2 * peak + (1 << 19)
 
 
 @pytest.mark.parametrize("record_by", LAYOUTS)

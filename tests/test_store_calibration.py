@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,17 @@ from hypothesis import strategies as st
 from scipy.optimize import curve_fit
 
 from eds_chunked import schema, synthetic
-from eds_chunked.errors import ParameterError, StoreNotFoundError
+from eds_chunked.decomposition.principal import pca
+from eds_chunked.errors import ParameterError, StoreBusyError, StoreError, StoreNotFoundError
 from eds_chunked.store.calibration import calibrate
 from eds_chunked.store.conversion import convert
+from eds_chunked.store.lock import locked
 from eds_chunked.store.opening import open_map
 from eds_chunked.store.provenance import fingerprint
-from eds_chunked.store.results import revisions, save, why_stale
+from eds_chunked.store.results import load_fresh, revisions, save, why_stale
 from eds_chunked.store.zero_peak import zero_peak_channel
+from tests.failing_store import KilledError, failing_after
+from tests.made_maps import MadeReader, made_counts
 from tests.real_data import real_data
 
 Array = np.ndarray[Any, Any]
@@ -37,7 +42,8 @@ def store(tmp_path: Path) -> Path:
 
 
 def digests(folder: Path) -> dict[Path, str]:
-    return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+    files = [p for p in folder.rglob("*") if p.is_file() and "__eds" not in p.parts]
+    return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def gauss(channel: Array, height: float, centre: float, sigma: float) -> Array:
@@ -125,7 +131,7 @@ def test_a_result_that_was_saved_before_is_stale(store: Path) -> None:
     assert "calibrated again" in str(why_stale(store, revision))
 
 
-def test_coordinates_are_written_before_the_one_document_of_the_map(
+def test_coordinates_are_written_between_two_puts_of_the_document_of_the_map(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys: list[str] = []
@@ -137,9 +143,83 @@ def test_coordinates_are_written_before_the_one_document_of_the_map(
 
     monkeypatch.setattr(zarr.storage.LocalStore, "set", record)
     calibrate(store, energy_scale=0.02, pixel_size=2, title="t")
-    assert keys[-1] == "map/zarr.json"
-    assert keys.count("map/zarr.json") == 1
-    assert {key.split("/")[1] for key in keys[:-1]} == {"energy", "y", "x"}
+    assert keys[0] == keys[-1] == "map/zarr.json"
+    assert keys.count("map/zarr.json") == 2
+    assert {key.split("/")[1] for key in keys[1:-1]} == {"energy", "y", "x"}
+    keys.clear()
+    calibrate(store, title="u")
+    assert keys == ["map/zarr.json"]
+
+
+# ------------------------------------------------------------------------------------------ broken off
+def state(location: str) -> tuple[Any, ...]:
+    """The axes with their units and what is said of the map, but for when it was said."""
+    ds = open_map(location)
+    axes = [(ds[axis].values.tolist(), ds[axis].attrs["units"]) for axis in (schema.Y, schema.X, schema.ENERGY)]
+    return axes, {name: value for name, value in ds.attrs.items() if name != schema.HISTORY}
+
+
+@pytest.mark.parametrize("kind", ["disk", "memory"])
+def test_a_calibration_broken_off_at_any_put_leaves_nothing_fresh_and_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Axes that count from 5, not calibrated: taking a half-written axis for the old one would show."""
+    reader = MadeReader(made_counts((7, 11, 31)), pixel_size=None, energy_calibrated=False)
+    reader.header = replace(reader.header, energy_offset=5.0, energy_scale=1.0)
+    values: dict[str, Any] = {"energy_scale": 0.02, "pixel_size": (0.25, 0.75), "title": "t"}
+
+    def made(name: object) -> str:
+        place = f"{tmp_path}/{name}.zarr" if kind == "disk" else f"memory://calibrate/{tmp_path.name}/{name}.zarr"
+        ds = convert(reader, place)
+        result = {schema.STEP: schema.PCA, schema.FINGERPRINT: ds.attrs[schema.FINGERPRINT]}
+        save(xr.Dataset({schema.EIGENVALUES: (schema.RANK, [3.0, 2.0, 1.0])}, attrs=result), place)
+        return place
+
+    whole = made("whole")
+    before = state(whole)
+    calibrate(whole, **values)
+    wanted = state(whole)
+    n_puts = 0
+    while True:
+        store = made(n_puts)
+        try:
+            with failing_after(monkeypatch, kind, n_puts):
+                calibrate(store, **values)
+            break
+        except KilledError:
+            pass
+        now = state(store)
+        (revision,) = revisions(store)
+        if n_puts == 0:
+            assert now == before
+            assert why_stale(store, revision) is None
+        else:
+            assert schema.BEFORE_CALIBRATION in now[1]
+            assert why_stale(store, revision) == "the map is being calibrated"
+            with pytest.raises(StoreError, match=r"a calibration that did not finish.*eds-chunked calibrate .*again"):
+                load_fresh(store, schema.PCA)
+            made_of_it = xr.Dataset(attrs={schema.STEP: schema.PCA, schema.FINGERPRINT: now[1][schema.FINGERPRINT]})
+            with pytest.raises(StoreError, match="did not finish"):
+                save(made_of_it, store)
+            with pytest.raises(StoreError, match="did not finish"):
+                pca(open_map(store), n_components=2)
+        if n_puts % 2:
+            # Another calibration than the one that was broken off: of that one nothing stays.
+            calibrate(store, title="other")
+            axes, attrs = state(store)
+            assert axes == before[0]
+            assert attrs[schema.PIXEL_SIZE] == before[1][schema.PIXEL_SIZE]
+        calibrate(store, **values)
+        assert state(store) == wanted
+        n_puts += 1
+    assert n_puts == 8  # the document, three axes with their documents, the document
+    assert state(store) == wanted
+
+
+def test_only_one_process_at_a_time_calibrates(store: Path) -> None:
+    with locked(store), pytest.raises(StoreBusyError):
+        calibrate(store, title="t")
+    assert calibrate(store, title="t").attrs[schema.TITLE] == "t"
 
 
 def test_a_map_of_one_pixel_can_be_calibrated(tmp_path: Path) -> None:

@@ -12,13 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eds_chunked import memory, schema
-from eds_chunked.errors import CountsError, MemoryBudgetError, SourceError, StoreError, StoreExistsError
+from eds_chunked.errors import (
+    CountsError,
+    MemoryBudgetError,
+    ParameterError,
+    SourceError,
+    StoreError,
+    StoreExistsError,
+)
 from eds_chunked.kernels.sparse import Csr
 from eds_chunked.memory import MB, parse_size
 from eds_chunked.readers.base import Band
-from eds_chunked.store import conversion, writer
+from eds_chunked.store import conversion
 from eds_chunked.store.conversion import convert
-from eds_chunked.store.layout import tile_shape
+from eds_chunked.store.layout import shard_shape, tile_shape
 from eds_chunked.store.opening import open_map
 from eds_chunked.store.provenance import fingerprint
 from eds_chunked.store.survey import Survey, survey_tile
@@ -30,7 +37,7 @@ COUNTS = made_counts()
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles of 8 x 8 pixels, as a map of very many channels has them."""
-    for module in (conversion, writer):
+    for module in (conversion,):
         monkeypatch.setattr(module, "tile_shape", lambda n_channels: (8, 8, n_channels))
 
 
@@ -89,20 +96,31 @@ def test_maps_of_any_shape(tmp_path, shape):
 
 @settings(max_examples=12, deadline=None)
 @given(
-    st.integers(1, 19), st.integers(1, 23), st.integers(1, 7), st.integers(1, 20), st.booleans(), st.integers(0, 2**32)
+    st.integers(1, 19),
+    st.integers(1, 23),
+    st.integers(1, 7),
+    st.integers(1, 20),
+    st.booleans(),
+    st.integers(0, 2**32),
+    st.sampled_from(["counts", "zstd", "lz4"]),
+    st.booleans(),
 )
-def test_drawn_maps_in_small_tiles(tmp_path_factory, height, width, n_channels, rows, csr, seed):
+def test_drawn_maps_in_small_tiles(tmp_path_factory, height, width, n_channels, rows, csr, seed, codec, shards):
     rng = np.random.default_rng(seed)
     counts = rng.poisson(0.3, (height, width, n_channels)).astype(np.uint32)
     counts[rng.integers(height), rng.integers(width), rng.integers(n_channels)] = rng.choice([1, 255, 256, 2**17])
     store = tmp_path_factory.mktemp("drawn") / "map.zarr"
     with pytest.MonkeyPatch.context() as patch:
-        for module in (conversion, writer):
+        for module in (conversion,):
             patch.setattr(module, "tile_shape", lambda n: (8, 8, n))
-        ds = convert(MadeReader(counts, csr=csr, rows=rows), store)
+        ds = convert(MadeReader(counts, csr=csr, rows=rows), store, codec=codec, shards=shards)
     check_whole(ds, counts)
     assert ds[schema.COUNTS].dtype == np.min_scalar_type(counts.max())
-    assert len(tile_files(store)) == -(-height // 8) * -(-width // 8)
+    assert len(tile_files(store)) == -(-height // 8) * -(-width // (128 if shards else 8))
+    # Zarr reads the same by itself, and would write the same dtype and chunks.
+    array = zarr.open_array(store, path="map/counts", mode="r")
+    assert np.array_equal(array[:], counts)
+    assert (array.chunks, array.shards) == ((8, 8, n_channels), (8, 128, n_channels) if shards else None)
 
 
 def test_the_bytes_do_not_depend_on_the_bands(tmp_path, small_tiles):
@@ -128,15 +146,56 @@ def test_the_bytes_do_not_depend_on_the_bands(tmp_path, small_tiles):
         ({20: 300, 70: 2**31}, "u4"),
     ],
 )
-def test_the_dtype_is_the_smallest_that_holds_the_true_maximum(tmp_path, small_tiles, hot, dtype):
+@pytest.mark.parametrize("codec", ["counts", "zstd"])
+def test_the_dtype_is_the_smallest_that_holds_the_true_maximum(tmp_path, small_tiles, hot, dtype, codec):
     counts = COUNTS.astype(np.uint32)
     for row, value in hot.items():
         counts[row, 37, 11] = value
     # The reader says that it gives 32 bits, and the mean is far below one: neither decides.
-    ds = convert(MadeReader(counts), tmp_path / "map.zarr")
+    ds = convert(MadeReader(counts, rows=8), tmp_path / "map.zarr", codec=codec)
     assert ds[schema.COUNTS].dtype == np.dtype(dtype)
     check_whole(ds, counts)
     assert ds[schema.MAX_SPECTRUM].dtype == np.dtype(dtype)
+
+
+@pytest.mark.parametrize("codec", ["counts", "zstd"])
+def test_a_count_beyond_32_bits_is_refused(tmp_path, codec):
+    counts = COUNTS.astype(np.uint64)
+    counts[70, 37, 11] = 2**32
+    with pytest.raises(
+        CountsError, match="found 4294967296 counts in one channel of a pixel, expected at most 4294967295"
+    ):
+        convert(MadeReader(counts), tmp_path / "map.zarr", codec=codec)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("n_tiles", "wanted", "width"),
+    [(10_000, None, None), (10_001, None, 1024), (1, True, 1024), (10**6, False, None)],
+)
+def test_shards_are_one_row_of_tiles_high_and_sixteen_wide(n_tiles, wanted, width):
+    shard = shard_shape((64, 64 * n_tiles, 2048), (64, 64, 2048), wanted=wanted)
+    assert shard == (None if width is None else (64, width, 2048))
+
+
+def test_an_unknown_codec_is_refused_before_anything(tmp_path):
+    with pytest.raises(ParameterError, match="codec: found 'gzip', expected counts or zstd or lz4"):
+        convert(MadeReader(COUNTS), tmp_path / "map.zarr", codec="gzip")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_selection_is_what_is_stored(tmp_path, small_tiles):
+    ds = convert(
+        MadeReader(COUNTS, rows=7),
+        tmp_path / "map.zarr",
+        region=(slice(3, 70), slice(5, 98)),
+        energy=(-0.055, 0.305),
+        rebin=(3, 2, 1),
+    )
+    kept = COUNTS[3:69, 5:97, 5:41].astype(np.uint32)
+    check_whole(ds, kept.reshape(22, 3, 46, 2, 36).sum(axis=(1, 3)))
+    done = ds.attrs["history"][0]["parameters"]
+    assert done["rebin"] == [3, 2, 1]
 
 
 def test_the_first_pixel_in_raster_order_owns_the_maximum(tmp_path, small_tiles):
@@ -243,54 +302,12 @@ def test_the_fingerprint_tells_maps_apart(tmp_path):
         assert other.attrs[schema.FINGERPRINT] != fingerprint(first)
 
 
-class Failing(MadeReader):
-    """Raises what it is told after some rows."""
-
-    error: BaseException = RuntimeError("the disk is gone")
-
-    def bands(self, rows):
-        for band in super().bands(rows):
-            if band.y0 >= 40:
-                raise self.error
-            yield band
-
-
-@pytest.mark.parametrize(
-    "error", [RuntimeError("the disk is gone"), KeyboardInterrupt(), SourceError("a", found=1, expected=2, fix="b")]
-)
-def test_a_conversion_that_fails_leaves_nothing(tmp_path, small_tiles, error):
-    reader = Failing(COUNTS, rows=8)
-    reader.error = error
-    with pytest.raises(type(error)):
-        convert(reader, tmp_path / "map.zarr")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failure_while_writing_leaves_nothing(tmp_path, small_tiles, monkeypatch):
-    def full(self, ys, xs, counts):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(writer.MapWriter, "write_tile", full)
-    with pytest.raises(OSError, match="No space left"):
-        convert(MadeReader(COUNTS), tmp_path / "map.zarr")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_conversion_that_was_killed_is_no_map(tmp_path, small_tiles, monkeypatch):
+def test_a_store_without_a_map_and_without_a_journal_says_so(tmp_path):
     store = tmp_path / "map.zarr"
-    # What a kill leaves: everything is written but the last document.
-    monkeypatch.setattr(writer.MapWriter, "commit", lambda self: None)
-    with pytest.raises(StoreError, match="conversion did not finish"):
-        convert(MadeReader(COUNTS), store)
-    assert len(tile_files(store)) == 9 * 13
-    with pytest.raises(StoreError, match=rf"store {store}: found a map whose conversion did not finish.*--overwrite"):
+    zarr.create_group(store, attributes={"format": "eds_chunked", "format_version": 1})
+    with pytest.raises(StoreError, match=rf"store {store}: found a map whose conversion stopped before its first row"):
         open_map(store)
-    with pytest.raises((FileNotFoundError, KeyError)):
-        xr.open_zarr(store, group="map", consolidated=False)
-    with pytest.raises(StoreExistsError, match="--overwrite"):
-        convert(MadeReader(COUNTS), store)
-    monkeypatch.undo()
-    check_whole(convert(MadeReader(COUNTS), store, overwrite=True), COUNTS)
+    check_whole(convert(MadeReader(COUNTS), store, resume=True), COUNTS)
 
 
 def test_an_existing_store_is_replaced_only_when_asked(tmp_path):
@@ -347,7 +364,7 @@ def test_an_all_zero_map_is_an_error(tmp_path):
 class Odd(MadeReader):
     """Gives the bands that it was made with."""
 
-    def bands(self, rows):
+    def bands(self, rows, box=None):
         yield from self.odd
 
 
@@ -389,14 +406,14 @@ def test_counts_in_the_other_byte_order_are_the_same_counts(tmp_path):
 def test_a_budget_that_is_too_small_names_the_one_that_works(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "resident", lambda: 200 * MB)
     reader = MadeReader(COUNTS)
-    reader.peak_bytes = lambda rows: rows * 10 * MB
+    reader.peak_bytes = lambda rows, box=None: rows * 10 * MB
     with pytest.raises(MemoryBudgetError, match="memory for convert: found a budget of 250 MB") as refused:
         convert(reader, tmp_path / "map.zarr", memory="250MB")
     assert not os.listdir(tmp_path)
     named = refused.value.fix.removeprefix("--memory ")
     asked = []
     bands = reader.bands
-    reader.bands = lambda rows: asked.append(rows) or bands(rows)
+    reader.bands = lambda rows, box=None: asked.append(rows) or bands(rows, box)
     check_whole(convert(reader, tmp_path / "map.zarr", memory=named), COUNTS)
     assert asked == [1]
     convert(reader, tmp_path / "b.zarr", memory=parse_size(named) + 70 * MB)

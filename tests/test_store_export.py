@@ -12,7 +12,7 @@ import pytest
 
 from eds_chunked import schema, synthetic
 from eds_chunked.errors import MemoryBudgetError, ParameterError, StoreError, StoreExistsError
-from eds_chunked.readers.base import Band, MapHeader
+from eds_chunked.readers.base import Band, Box, MapHeader
 from eds_chunked.readers.hspy import HspyReader
 from eds_chunked.store.calibration import calibrate
 from eds_chunked.store.conversion import convert
@@ -41,12 +41,13 @@ class Made:
         known = {"source": "made", "energy_scale": 0.0123, "energy_offset": -0.21, "pixel_size": (0.3, 0.7)}
         self.header = MapHeader(shape=counts.shape, dtype=counts.dtype, **known | header)
 
-    def peak_bytes(self, rows: int) -> int:
+    def peak_bytes(self, rows: int, box: Box | None = None) -> int:
         return self.counts.nbytes
 
-    def bands(self, rows: int) -> Any:
-        for y0 in range(0, self.counts.shape[0], rows):
-            band = self.counts[y0 : y0 + rows]
+    def bands(self, rows: int, box: Box | None = None) -> Any:
+        ys, xs, channels = box or Box.whole(self.header.shape)
+        for y0 in range(ys.start, ys.stop, rows):
+            band = self.counts[y0 : min(ys.stop, y0 + rows), xs, channels]
             yield Band(y0, len(band), band)
 
     def images(self) -> Any:

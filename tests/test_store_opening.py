@@ -12,7 +12,7 @@ import zarr
 
 from eds_chunked import schema
 from eds_chunked.errors import StoreError, StoreNotFoundError
-from eds_chunked.store import conversion, source, writer
+from eds_chunked.store import conversion, source
 from eds_chunked.store.conversion import convert
 from eds_chunked.store.opening import open_map, open_tree
 from eds_chunked.store.results import save
@@ -23,7 +23,7 @@ COUNTS = made_counts((31, 23, 13))
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    for module in (conversion, writer):
+    for module in (conversion,):
         monkeypatch.setattr(module, "tile_shape", lambda n_channels: (8, 8, n_channels))
     convert(MadeReader(COUNTS, images=[("BSE", COUNTS[:, :, 0], None)]), tmp_path / "map.zarr")
     return tmp_path / "map.zarr"

@@ -1,5 +1,6 @@
 """Results: immutable revisions that are there whole or not at all, found again by name, fresh or stale."""
 
+import itertools
 import json
 import multiprocessing
 import subprocess
@@ -14,12 +15,13 @@ from eds_chunked import schema
 from eds_chunked.engine.blocks import blocks_of
 from eds_chunked.engine.output import begin_result
 from eds_chunked.errors import MissingResultError, ParameterError, StaleResultError, StoreNotFoundError
-from eds_chunked.store import drafts, results
+from eds_chunked.store import drafts
 from eds_chunked.store.backend import HeldBackStore
 from eds_chunked.store.conversion import convert
 from eds_chunked.store.drafts import Draft
 from eds_chunked.store.opening import open_map
 from eds_chunked.store.results import load, load_fresh, newest, revisions, save, why_stale
+from tests.failing_store import KilledError, failing_after
 from tests.made_maps import MadeReader, made_counts, made_draft, made_result
 
 COUNTS = made_counts((31, 23, 13))
@@ -260,6 +262,30 @@ def test_a_crash_while_writing_leaves_the_earlier_revision(store, monkeypatch):
     assert save(made_result(ds, value=6), store) == "nmf/k2.r3"
 
 
+@pytest.mark.parametrize("kind", ["disk", "memory"])
+@pytest.mark.parametrize("way", ["copied", "streamed"])
+def test_a_kill_at_any_write_leaves_the_earlier_revision(tmp_path, monkeypatch, kind, way):
+    store = f"{tmp_path}/map.zarr" if kind == "disk" else f"memory://results/{tmp_path.name}/map.zarr"
+    ds = convert(MadeReader(COUNTS[:5, :7]), store)
+    earlier = made_result(ds)
+    assert save(earlier, store) == "nmf/k2.r1"
+    for n_writes in itertools.count():
+        try:
+            with failing_after(monkeypatch, kind, n_writes):
+                # One variable and its coordinates where all goes through xarray, both of them where a step streams.
+                made = made_result(ds, value=2)[[schema.FACTORS]] if way == "copied" else made_draft(ds, value=2)
+                address = save(made, store)
+            break
+        except KilledError:
+            drafts._open_drafts.clear()
+        assert addresses(store) == ["nmf/k2.r1"]
+        assert equal(load(store, "nmf"), earlier)
+    # The claim, a document and a chunk of each variable and coordinate, and the document of the revision.
+    assert n_writes >= 2 + 2 * len(made.variables)
+    assert addresses(store) == ["nmf/k2.r1", address]
+    assert equal(load_fresh(store, "nmf"), made)
+
+
 def test_an_open_result_stays_when_a_later_one_is_saved(store):
     ds = open_map(store)
     save(made_result(ds), store)
@@ -272,6 +298,7 @@ SCRIPT = """
 import sys
 from eds_chunked.store.opening import open_map
 from eds_chunked.store.results import save
+from tests.failing_store import KilledError, failing_after
 from tests.made_maps import made_draft
 ds = open_map(sys.argv[1])
 left = made_draft(ds)
@@ -361,8 +388,8 @@ def test_a_result_is_stale_when_the_map_is_another(store):
         load_fresh(store, "nmf")
 
 
-def test_overwriting_the_map_removes_its_results(store):
+def test_overwriting_the_map_keeps_its_results(store):
     save(made_result(open_map(store)), store)
     convert(MadeReader(COUNTS), store, overwrite=True)
-    assert results.revisions(store) == []
-    assert save(made_result(open_map(store)), store) == "nmf/k2.r1"
+    assert addresses(store) == ["nmf/k2.r1"]
+    assert save(made_result(open_map(store)), store) == "nmf/k2.r2"

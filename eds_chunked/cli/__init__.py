@@ -11,8 +11,9 @@ from eds_chunked.cli.group import Verbs
 from eds_chunked.cli.size_verbs import sizes
 from eds_chunked.cli.source_verbs import calibrate, convert, info
 from eds_chunked.cli.step_verbs import grains, nmf, pca, phases, spectra
+from eds_chunked.cli.store_verbs import export, verify
 from eds_chunked.cli.whole_verbs import demo, run
-from eds_chunked.cli.writing_verbs import export, model, report
+from eds_chunked.cli.writing_verbs import clean, model, report
 
 __all__ = ["main"]
 
@@ -41,5 +42,10 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _verb in (run, demo, info, convert, calibrate, pca, nmf, phases, spectra, model, grains, sizes, report, export):
+_VERBS = (
+    *(run, demo, info, convert, calibrate),
+    *(pca, nmf, phases, spectra, model, grains, sizes),
+    *(report, export, verify, clean),
+)
+for _verb in _VERBS:
     main.add_command(_verb)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eds_chunked import schema
@@ -24,6 +23,8 @@ def header_facts(header: MapHeader) -> dict[str, Any]:
         "title": header.title,
         "shape": list(header.shape),
         "dtype": str(header.dtype),
+        # Some files have been edited after their header was written, so this is no total_counts.
+        "stated_counts": header.metadata.get("header_total_counts"),
         "energy_first": header.energy_offset,
         "energy_last": header.energy_offset + header.energy_scale * (header.shape[2] - 1),
         "energy_scale": header.energy_scale,
@@ -73,6 +74,8 @@ def map_lines(facts: Mapping[str, Any], heading: str, *more: tuple[str, str]) ->
     if "total_counts" in facts:
         total = facts["total_counts"]
         counts = f"{total:,} in all, {number(total / pixels, 3)} a pixel"
+    elif facts.get("stated_counts"):
+        counts = f"about {facts['stated_counts']:,} in all (by the header)"
     energy_unit = facts["energy_unit"]
     if energy_unit == schema.KEV:
         step = f"{1000 * facts['energy_scale']:.4g} eV"
@@ -118,10 +121,10 @@ def _pixel(facts: Mapping[str, Any]) -> str:
 
 
 def bytes_on_disk(store: str) -> str:
-    """Return the size of a store on a local disk; nothing for one elsewhere."""
-    if "://" in store:
-        return ""
-    return format_size(sum(file.stat().st_size for file in Path(store).rglob("*") if file.is_file()))
+    """Return the size of a store, on a disk or elsewhere."""
+    from eds_chunked.store.backend import stored_bytes
+
+    return format_size(stored_bytes(store))
 
 
 # --------------------------------------------------------------------------------------------------- tables

@@ -29,6 +29,24 @@ def energy_window(text: str) -> tuple[float, float]:
     return window
 
 
+def region(text: str) -> tuple[slice, slice]:
+    """Read ``Y0:Y1,X0:X1`` in pixels; every number may be left out."""
+    ends = [part.strip() for axis in text.split(",") for part in axis.split(":")]
+    if [axis.count(":") for axis in text.split(",")] != [1, 1] or not all(end.isdecimal() or not end for end in ends):
+        raise click.BadParameter(f"{text!r} is no region in pixels such as 0:512,100:612 (rows, columns)")
+    y0, y1, x0, x1 = (int(end) if end else None for end in ends)
+    return slice(y0, y1), slice(x0, x1)
+
+
+def bins(text: str) -> tuple[int, int, int]:
+    """Read ``N`` for N x N pixels, ``Y,X`` or ``Y,X,E`` for rows, columns and channels."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 3 or not all(part.isdecimal() and int(part) for part in parts):
+        raise click.BadParameter(f"{text!r} is no binning such as 2, 2,3 or 2,2,4 (rows, columns, channels)")
+    numbers = [int(part) for part in parts]
+    return numbers[0], numbers[min(1, len(numbers) - 1)], numbers[2] if len(numbers) == 3 else 1
+
+
 def pixel_size(text: str) -> tuple[float, float]:
     """Read a size in um, or ``DYxDX`` for pixels that are not square; both over 0."""
     height, times, width = text.lower().partition("x")
@@ -185,5 +203,62 @@ def calibration(verb: Verb) -> Verb:
     def gather(*args: Any, **given: Any) -> Any:
         chosen = {key: value for key in _CALIBRATION_NAMES if (value := given.pop(key)) is not None}
         return verb(*args, calibration=chosen, **given)
+
+    return gather
+
+
+_SELECTING = (
+    click.option(
+        "--region", type=region, metavar="Y0:Y1,X0:X1", help="Rows and columns to store, in pixels of the file."
+    ),
+    click.option("--energy", type=energy_window, metavar="LO:HI", help="Window to store, keV."),
+    click.option(
+        "--rebin", type=bins, metavar="N|Y,X|Y,X,E", help="Rows, columns and channels to add up to one; N is N,N,1."
+    ),
+    click.option(
+        "--energy-scale",
+        type=float,
+        metavar="KEV",
+        help="keV a channel, where the file has it wrong; taken before --energy.",
+    ),
+)
+_SELECTING_NAMES = ("region", "energy", "rebin", "energy_scale")
+
+
+def selecting(verb: Verb) -> Verb:
+    """Give a verb the options of what is taken of a file, gathered in one argument ``selection``."""
+
+    @options(*_SELECTING)
+    @functools.wraps(verb)
+    def gather(*args: Any, **given: Any) -> Any:
+        return verb(*args, selection={key: given.pop(key) for key in _SELECTING_NAMES}, **given)
+
+    return gather
+
+
+_STORING = (
+    click.option(
+        "--codec",
+        type=click.Choice(["counts", "zstd", "lz4"]),
+        metavar="NAME",
+        help="How counts are packed: counts (small and fast, needs this package), zstd or lz4 (read by every Zarr).",
+        show_default="counts",
+    ),
+    click.option(
+        "--shards/--no-shards", default=None, help="16 tiles a file. [default: where there are over 10 000 tiles]"
+    ),
+    click.option("--salvage", is_flag=True, help="Keep the whole rows before the damage of a damaged file."),
+    click.option("--resume", is_flag=True, help="Go on with a conversion that stopped."),
+)
+_STORING_NAMES = ("codec", "shards", "salvage", "resume")
+
+
+def storing(verb: Verb) -> Verb:
+    """Give a verb the options of how a map is stored, gathered in one argument ``storing``."""
+
+    @options(*_STORING)
+    @functools.wraps(verb)
+    def gather(*args: Any, **given: Any) -> Any:
+        return verb(*args, storing={key: given.pop(key) for key in _STORING_NAMES}, **given)
 
     return gather

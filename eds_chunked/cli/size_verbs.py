@@ -46,6 +46,7 @@ def sizes(output: Output, what: str, phase: int | None, parent: str, plot: str |
       eds-chunked sizes map.zarr --phase 1 --scale log --plot sizes.png
       eds-chunked sizes diameters.txt --bins 20
     """
+    what = what.removeprefix("file://")
     if not _is_text(what):
         if phase is None:
             _only_with_phase()

@@ -11,6 +11,8 @@ from eds_chunked import schema
 from eds_chunked.cli import parameters
 from eds_chunked.cli.output import Facts, Note, Output, Piece, Rows
 
+_UNFINISHED = "being calibrated, or broken off: eds-chunked calibrate with the same values again"
+
 
 @click.command()
 @click.argument("what", metavar="FILE|STORE")
@@ -26,6 +28,7 @@ def info(output: Output, what: str) -> None:
       eds-chunked info map.bcf
       eds-chunked info map.zarr
     """
+    what = what.removeprefix("file://")
     if _is_store(what):
         _info_of_store(output, what)
     else:
@@ -61,6 +64,7 @@ def _info_of_store(output: Output, store: str) -> None:
     ds = open_map(store)
     facts = map_facts(ds)
     tile = ds[schema.COUNTS].data.chunksize
+    unfinished = schema.BEFORE_CALIBRATION in ds.attrs
     tree = open_tree(store)
     groups = tree[schema.IMAGES_GROUP].children if schema.IMAGES_GROUP in tree.children else {}
     pictures = [
@@ -86,6 +90,7 @@ def _info_of_store(output: Output, store: str) -> None:
             ("images", ", ".join(f"{p['name'] or 'image'} {p['shape'][0]} x {p['shape'][1]}" for p in pictures)),
             ("tile", " x ".join(map(str, tile))),
             ("on disk", bytes_on_disk(store)),
+            ("calibration", _UNFINISHED if unfinished else ""),
         )
     ]
     if results:
@@ -94,7 +99,12 @@ def _info_of_store(output: Output, store: str) -> None:
     else:
         pieces.append(Note(f"No results yet: eds-chunked pca {store}"))
     output.show(
-        {"store": store, "map": {**facts, "tile": list(tile)}, "images": pictures, "results": results},
+        {
+            "store": store,
+            "map": {**facts, "tile": list(tile), "being_calibrated": unfinished},
+            "images": pictures,
+            "results": results,
+        },
         *pieces,
         brief="\n".join(str(result["address"]) for result in results),
     )
@@ -137,26 +147,38 @@ def _stale_pieces(results: list[dict[str, Any]]) -> list[Piece]:
 @click.command()
 @click.argument("source", metavar="SOURCE")
 @click.argument("store", metavar="STORE")
-@parameters.options(parameters.pick, parameters.overwrite, parameters.memory)
+@parameters.options(parameters.pick, parameters.selecting, parameters.storing, parameters.overwrite, parameters.memory)
 @parameters.speaking
-def convert(output: Output, source: str, store: str, pick: str | None, overwrite: bool, memory: str | None) -> None:
+def convert(
+    output: Output,
+    source: str,
+    store: str,
+    pick: str | None,
+    selection: dict[str, Any],
+    storing: dict[str, Any],
+    overwrite: bool,
+    memory: str | None,
+) -> None:
     """Convert a file to a store, in one streamed pass.
 
-    The store appears when it is whole: an interrupted conversion leaves nothing that opens.
+    The store opens when it is whole. What an interruption leaves is gone on with by --resume, with the options that
+    it began with.
 
     \b
     Example:
       eds-chunked convert map.bcf map.zarr --memory 1GB
+      eds-chunked convert map.bcf corner.zarr --region 0:512,0:512 --energy 0.2:12 --rebin 2
+      eds-chunked convert map.bcf map.zarr --resume
     """
     from eds_chunked.readers import open_source
 
     # Before the imports that take seconds: a wrong path is told at once.
-    reader = open_source(source, pick=pick)
+    reader = open_source(source, pick=pick, salvage=storing["salvage"])
     from eds_chunked.cli.describing import bytes_on_disk, map_facts, map_lines
     from eds_chunked.store.conversion import convert as convert_map
 
     with output.working():
-        ds = convert_map(reader, store, memory=memory, overwrite=overwrite)
+        ds = convert_map(reader, store, pick=pick, **selection, **storing, memory=memory, overwrite=overwrite)
     facts = map_facts(ds)
     output.show(
         {"store": store, "map": facts, "seconds": output.seconds},

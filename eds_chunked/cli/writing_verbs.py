@@ -1,4 +1,4 @@
-"""Verbs on what goes out: ``report`` and ``export``."""
+"""Verbs on what a store holds: ``report``, ``model``, and ``clean``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from eds_chunked import schema
 from eds_chunked.cli import parameters
-from eds_chunked.cli.output import Facts, Output
+from eds_chunked.cli.output import Facts, Note, Output
 
 
 @click.command()
@@ -76,24 +76,42 @@ def model(
 
 @click.command()
 @click.argument("store", metavar="STORE")
-@click.argument("target", metavar="FILE.hspy")
-@parameters.options(parameters.overwrite, parameters.memory)
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @parameters.speaking
-def export(output: Output, store: str, target: str, overwrite: bool, memory: str | None) -> None:
-    """Write the map of a store to a file for HyperSpy.
+def clean(output: Output, store: str, dry_run: bool) -> None:
+    """Remove results that were made again since, and what was never finished.
+
+    The newest result of every run stays, and what it was made from. So does what another process is writing.
 
     \b
     Example:
-      eds-chunked export map.zarr map.hspy
+      eds-chunked clean map.zarr --dry-run
     """
     from eds_chunked.memory import format_size
-    from eds_chunked.store.export import export as export_map
+    from eds_chunked.store.cleaning import clean as clean_store
 
     with output.working():
-        path = export_map(store, target, memory=memory, overwrite=overwrite)
-    size = path.stat().st_size
+        cleaned = clean_store(store, dry_run=dry_run)
+    removed = [*cleaned.superseded, *cleaned.uncommitted]
+    kept = ", ".join(f"{address} ({reason})" for address, reason in cleaned.kept.items())
+    pieces = [
+        Facts(
+            [
+                ("made again since", ", ".join(cleaned.superseded)),
+                ("not finished", ", ".join(cleaned.uncommitted)),
+                ("kept", kept),
+                ("to be freed" if dry_run else "freed", format_size(cleaned.n_bytes) if removed else ""),
+            ]
+        )
+    ]
     output.show(
-        {"file": path, "bytes": size, "seconds": output.seconds},
-        Facts([("file", str(path)), ("size", format_size(size)), ("took", output.effort())]),
-        brief=path,
+        {
+            "dry_run": dry_run,
+            "superseded": cleaned.superseded,
+            "uncommitted": cleaned.uncommitted,
+            "kept": cleaned.kept,
+            "bytes": cleaned.n_bytes,
+        },
+        *(pieces if removed or kept else [Note("Nothing to remove.")]),
+        brief="\n".join(removed),
     )

@@ -12,9 +12,10 @@ import xarray as xr
 from eds_chunked import schema
 from eds_chunked.engine.blocks import Blocks
 from eds_chunked.engine.scratch import scratch_folder
+from eds_chunked.store.backend import is_remote
 from eds_chunked.store.drafts import Draft
 from eds_chunked.store.opening import is_ours, open_map
-from eds_chunked.store.provenance import result_attributes
+from eds_chunked.store.provenance import check_calibrated, result_attributes
 
 
 def analysed(ds: xr.Dataset, blocks: Blocks) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def begin_result(
     It goes to the store that ``ds`` came from; where there is none, or it is read-only or holds another map by now,
     to a scratch store.
     """
+    check_calibrated(ds.attrs, str(ds.encoding.get("source", "memory")))
     home = _home(ds)
     draft = Draft(scratch_folder() if home is None else home, step, run)
     attrs = result_attributes(ds, step, parameters | analysed(ds, blocks), blocks.identity) | {schema.RUN: run}
@@ -53,7 +55,7 @@ def _home(ds: xr.Dataset) -> str | None:
     home = ds.encoding.get("source")
     if home is None or schema.FINGERPRINT not in ds.attrs:
         return None
-    if "://" not in home and not os.access(home, os.W_OK):
+    if not is_remote(home) and not os.access(home, os.W_OK):
         return None
     if not is_ours(home) or open_map(home).attrs[schema.FINGERPRINT] != ds.attrs[schema.FINGERPRINT]:
         return None

@@ -1,7 +1,8 @@
 """Decode the pixel records of a Bruker hypermap stream straight to CSR.
 
-The kernel takes whatever part of the stream is at hand, decodes whole records, and says why it stopped. It never reads
-behind ``end`` nor writes behind the output, whatever the bytes are: every field is checked before it is used.
+The kernel takes whatever part of the stream is at hand, decodes whole records, and says why it stopped. Pixels outside
+the window are hopped over, and channels outside it are looked at but not kept. It never reads behind ``end`` nor writes
+behind the output, whatever the bytes are: every field is checked before it is used.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ DONE, MORE, FULL, WIDEN = 0, 1, 2, 3
 ROW_TOO_LONG, BAD_X, BAD_FLAG, BAD_SIZE, BAD_BUNCH, BAD_CHANNEL, BAD_COUNT = 10, 11, 12, 13, 14, 15, 16
 
 # Fields of the state, an int64 array that survives between calls.
-POSITION, ROW, LEFT, LAST_X, N_VALUES, PIXEL, FOUND, LIMIT, N_STATE = 0, 1, 2, 3, 4, 5, 6, 7, 8
+# ROW counts whole rows; the first ROW_VALUES of the N_VALUES values are theirs.
+POSITION, ROW, LEFT, LAST_X, N_VALUES, ROW_VALUES, PIXEL, FOUND, LIMIT, N_STATE = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
 
 HEAD = 22
 # A bunch covers at least one channel with at most 14 bytes, and there are at most 65535 channels; then 4 bytes.
@@ -130,6 +132,18 @@ def _add_pulses(
 
 
 @njit(nogil=True, cache=True)
+def _clip(pulses: Array, n: int, c0: int, c1: int) -> Int:
+    """Keep the pulses of the channels c0:c1, counted from c0; return how many they are."""
+    kept = 0
+    for i in range(n):
+        c = np.int64(pulses[i])
+        if c0 <= c < c1:
+            pulses[kept] = c - c0
+            kept += 1
+    return kept
+
+
+@njit(nogil=True, cache=True)
 def _unpack12(data: Array, at: int, n: int, pulses: Array) -> None:
     """12-bit numbers, most significant bit first, in little-endian 16-bit words."""
     bits = np.int64(0)
@@ -145,12 +159,13 @@ def _unpack12(data: Array, at: int, n: int, pulses: Array) -> None:
 
 @njit(nogil=True, cache=True)
 def _bunches(
-    data: Array, at: int, end: int, covered: int, channel: Array, value: Array, k: int, state: Array
-) -> tuple[Int, Int]:
+    data: Array, at: int, end: int, covered: int, c0: int, c1: int, channel: Array, value: Array,
+    k: int, state: Array,
+) -> tuple[Int, Int]:  # fmt: skip
     """Decode the bunches in at:end; return the new number of values (or minus an error) and the largest value.
 
-    Every channel is written and kept only if it is not zero, which spares a branch that nobody can predict. So there
-    must be room for ``covered`` values, and it is the caller who checks the channels and the largest value.
+    Every channel of c0:c1 is written and kept only if it is not zero, which spares a branch that nobody can predict.
+    So there must be room for one value more than the window has, and it is the caller who checks the largest value.
     """
     c: Int = 0
     worst: Int = np.int64(0)
@@ -180,27 +195,29 @@ def _bunches(
         if end - at < size:
             state[FOUND] = size
             return -BAD_BUNCH, worst
+        first, last = max(np.int64(0), c0 - c), min(n, c1 - c)
+        here = c - c0
         if code == 1:
             gain = np.int64(data[at])
-            for i in range(n):
+            for i in range(first, last):
                 v = gain + (np.int64(data[at + 1 + (i >> 1)]) >> 4 * (i & 1) & 15)
-                channel[k] = c + i
+                channel[k] = here + i
                 value[k] = v
                 k += v != 0
                 worst = max(worst, v)
         elif code == 2:
             gain = _u16(data, at)
-            for i in range(n):
+            for i in range(first, last):
                 v = gain + np.int64(data[at + 2 + i])
-                channel[k] = c + i
+                channel[k] = here + i
                 value[k] = v
                 k += v != 0
                 worst = max(worst, v)
         elif code == 4:
             gain = _u32(data, at)
-            for i in range(n):
+            for i in range(first, last):
                 v = gain + _u16(data, at + 4 + 2 * i)
-                channel[k] = c + i
+                channel[k] = here + i
                 value[k] = v
                 k += v != 0
                 worst = max(worst, v)
@@ -208,9 +225,9 @@ def _bunches(
             gain = _u32(data, at)
             if _u32(data, at + 4) != 0:
                 return -BAD_COUNT, worst
-            for i in range(n):
+            for i in range(first, last):
                 v = gain + _u32(data, at + 8 + 4 * i)
-                channel[k] = c + i
+                channel[k] = here + i
                 value[k] = v
                 k += v != 0
                 worst = max(worst, v)
@@ -223,9 +240,38 @@ def _bunches(
 
 
 @njit(nogil=True, cache=True)
+def _occupied_above(data: Array, at: int, end: int, n_channels: int) -> Int:
+    """First channel from ``n_channels`` on that has counts in the bunches at:end, which are well-formed; or -1."""
+    c: Int = 0
+    place: Int = at
+    while place < end:
+        code = np.int64(data[place])
+        n = np.int64(data[place + 1])
+        place += 2
+        for i in range(max(np.int64(0), n_channels - c), n):
+            v: Int = np.int64(0)
+            if code == 1:
+                v = np.int64(data[place]) + (np.int64(data[place + 1 + (i >> 1)]) >> 4 * (i & 1) & 15)
+            elif code == 2:
+                v = _u16(data, place) + np.int64(data[place + 2 + i])
+            elif code == 4:
+                v = _u32(data, place) + _u16(data, place + 4 + 2 * i)
+            elif code == 8:
+                v = _u32(data, place) + _u32(data, place + 8 + 4 * i)
+            if v != 0:
+                return c + i
+        if code == 1:
+            place += 1 + (n + 1) // 2
+        else:
+            place += code + code * n // 2
+        c += n
+    return -1
+
+
+@njit(nogil=True, cache=True)
 def decode(
-    data: Array, end: int, state: Array, rows: int, width: int, n_channels: int, indptr: Array, channel: Array,
-    value: Array, limit: int, scratch: Scratch,
+    data: Array, end: int, state: Array, rows: int, width: int, n_channels: int, x0: int, x1: int, c0: int, c1: int,
+    indptr: Array, channel: Array, value: Array, limit: int, scratch: Scratch,
 ) -> Int:  # fmt: skip
     """Decode records of ``data[state[POSITION]:end]`` until the band of ``rows`` rows is full.
 
@@ -234,9 +280,13 @@ def decode(
     data, end
         Bytes of the stream (uint8) and how many of them are valid.
     state
-        From :func:`new_state`. At the start of a band the caller sets ROW, N_VALUES and PIXEL to 0.
+        From :func:`new_state`. At the start of a band the caller sets ROW, N_VALUES, ROW_VALUES and PIXEL to 0.
+    width, n_channels
+        Columns and channels of the map.
+    x0, x1, c0, c1
+        The window that is wanted: its columns and channels. Without a column, rows are merely hopped over.
     indptr, channel, value
-        The CSR band that is filled; ``limit`` is the largest count that ``value`` can hold.
+        The CSR band of the window that is filled; ``limit`` is the largest count that ``value`` can hold.
     scratch
         From :func:`new_scratch`.
 
@@ -289,63 +339,69 @@ def decode(
             record_end = body + size + (2 * n if flag >= 2 else 0)
             if record_end > end:
                 return MORE
-            if k + max(n_channels, covered) >= len(channel):
-                return FULL
-
-            worst: Int = np.int64(0)
-            stop = k
-            if flag >= 2:
-                body += size
-                if _u32(data, body - 4) != 2 * n:
-                    state[FOUND], state[LIMIT] = _u32(data, body - 4), 2 * n
-                    return BAD_SIZE
-                stop, worst = _bunches(data, body - size, body - 4, covered, channel, value, k, state)
-                if stop < 0:
-                    state[LIMIT] = covered
-                    return -stop
-                if stop > k and channel[stop - 1] >= n_channels:
-                    state[FOUND], state[LIMIT] = channel[stop - 1], n_channels
+            if x0 <= x < x1:
+                if k + c1 - c0 >= len(channel):
+                    return FULL
+                worst: Int = np.int64(0)
+                stop = k
+                if flag >= 2:
+                    body += size
+                    if _u32(data, body - 4) != 2 * n:
+                        state[FOUND], state[LIMIT] = _u32(data, body - 4), 2 * n
+                        return BAD_SIZE
+                    stop, worst = _bunches(data, body - size, body - 4, covered, c0, c1, channel, value, k, state)
+                    if stop < 0:
+                        state[LIMIT] = covered
+                        return -stop
+                    above = np.int64(-1)
+                    if covered > n_channels:
+                        above = _occupied_above(data, body - size, body - 4, n_channels)
+                    if above >= 0:
+                        state[FOUND], state[LIMIT] = above, n_channels
+                        return BAD_CHANNEL
+                    if worst > limit:
+                        # Before pulses are added to values that did not fit.
+                        state[FOUND] = worst
+                        return WIDEN
+                if flag == 1:
+                    _unpack12(data, body, n, pulses)
+                else:
+                    for i in range(n):
+                        pulses[i] = _u16(data, body + 2 * i)
+                rising: Int = True
+                highest: Int = -1
+                for i in range(n):
+                    rising &= np.int64(pulses[i]) >= highest
+                    highest = max(highest, np.int64(pulses[i]))
+                if highest >= n_channels:
+                    state[FOUND], state[LIMIT] = highest, n_channels
                     return BAD_CHANNEL
+                if c0 > 0 or highest >= c1:
+                    n = _clip(pulses, n, c0, c1)
+                if flag >= 2:
+                    if n > 0:
+                        stop, worst = _add_pulses(pulses, n, extra, fresh, channel, value, k, stop)
+                else:
+                    if not rising:
+                        _sort(pulses, n)
+                    stop, worst = _count_pulses(pulses, n, channel, value, k)
                 if worst > limit:
-                    # Before pulses are added to values that did not fit.
                     state[FOUND] = worst
                     return WIDEN
-            if flag == 1:
-                _unpack12(data, body, n, pulses)
-            else:
-                for i in range(n):
-                    pulses[i] = _u16(data, body + 2 * i)
-            rising: Int = True
-            highest: Int = -1
-            for i in range(n):
-                rising &= np.int64(pulses[i]) >= highest
-                highest = max(highest, np.int64(pulses[i]))
-            if highest >= n_channels:
-                state[FOUND], state[LIMIT] = highest, n_channels
-                return BAD_CHANNEL
-            if flag >= 2:
-                if n > 0:
-                    stop, worst = _add_pulses(pulses, n, extra, fresh, channel, value, k, stop)
-            else:
-                if not rising:
-                    _sort(pulses, n)
-                stop, worst = _count_pulses(pulses, n, channel, value, k)
-            if worst > limit:
-                state[FOUND] = worst
-                return WIDEN
 
-            this = state[ROW] * width + x
-            while pixel <= this:
-                indptr[pixel] = k
-                pixel += 1
-            k = stop
+                this = state[ROW] * (x1 - x0) + x - x0
+                while pixel <= this:
+                    indptr[pixel] = k
+                    pixel += 1
+                k = stop
             position = record_end
             state[POSITION], state[N_VALUES], state[PIXEL] = position, k, pixel
             state[LEFT] -= 1
             state[LAST_X] = x
         state[ROW] += 1
         state[LEFT] = -1
-    while pixel <= rows * width:
-        indptr[pixel] = k
-        pixel += 1
+        while pixel <= state[ROW] * (x1 - x0):
+            indptr[pixel] = k
+            pixel += 1
+        state[ROW_VALUES], state[PIXEL] = k, pixel
     return DONE

@@ -9,22 +9,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from eds_chunked.errors import SourceError, SourceNotFoundError
-from eds_chunked.readers.base import Band, ElectronImage, MapHeader, Reader
+from eds_chunked.errors import ParameterError, SourceError, SourceNotFoundError
+from eds_chunked.readers.base import Band, Box, ElectronImage, MapHeader, Reader
 
-__all__ = ["Band", "ElectronImage", "MapHeader", "Reader", "describe", "open_source"]
+__all__ = ["Band", "Box", "ElectronImage", "MapHeader", "Reader", "describe", "open_source"]
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _BRUKER = b"AAMVHFSS"
 
-_Format = Literal["bruker", "ripple", "hspy", "rosetta"]
+_Format = Literal["bruker", "ripple", "hspy", "zspy", "rosetta"]
 
 
-def open_source(path: str | Path, *, pick: str | int | None = None) -> Reader:
+def open_source(path: str | Path, *, pick: str | int | None = None, salvage: bool = False) -> Reader:
     """Open a spectrum image for reading in row bands.
 
-    The format is chosen by what the file begins with, then by its suffix. Bruker .bcf, Lispix .rpl/.raw and HyperSpy
-    .hspy are streamed; everything else goes through RosettaSciIO.
+    The format is chosen by what the file begins with, then by its suffix. Bruker .bcf, Lispix .rpl/.raw and HyperSpy's
+    .hspy and .zspy are streamed; everything else goes through RosettaSciIO.
 
     Parameters
     ----------
@@ -32,6 +32,9 @@ def open_source(path: str | Path, *, pick: str | int | None = None) -> Reader:
         The file; of an .rpl/.raw pair either one.
     pick
         Name or 1-based number of the spectrum image, where the file has several.
+    salvage
+        Open a .bcf, or an .rpl/.raw pair recorded by vector, that is damaged or cut off: the bands of the reader end
+        with SourceError after the last whole row before the damage.
 
     Returns
     -------
@@ -45,23 +48,34 @@ def open_source(path: str | Path, *, pick: str | int | None = None) -> Reader:
     SourceError
         A folder, an unknown format, a damaged file, no spectrum image in it, or several and no ``pick``.
     ParameterError
-        ``pick`` names none of the spectrum images.
+        ``pick`` names none of the spectrum images, or ``salvage`` is asked of a format that cannot be salvaged.
     """
     path, kind = _recognise(path)
     if kind == "bruker":
         from eds_chunked.readers import bruker
         from eds_chunked.readers.choice import choose
 
-        maps = [(header.title, header.shape) for header in bruker.describe(path)]
-        return bruker.BrukerReader(path, pick=choose(str(path), maps=maps, pick=pick))
+        maps = [(header.title, header.shape) for header in bruker.describe(path, salvage=salvage)]
+        return bruker.BrukerReader(path, pick=choose(str(path), maps=maps, pick=pick), salvage=salvage)
     if kind == "ripple":
         from eds_chunked.readers.ripple import RippleReader
 
-        return RippleReader(path, pick=pick)
+        return RippleReader(path, pick=pick, salvage=salvage)
+    if salvage:
+        raise ParameterError(
+            f"salvage of {path}",
+            found=f"a {path.suffix or 'nameless'} file",
+            expected="a .bcf, or an .rpl/.raw pair recorded by vector: only their rows come in order",
+            fix="leave out --salvage, or salvage=True in Python",
+        )
     if kind == "hspy":
         from eds_chunked.readers.hspy import HspyReader
 
         return HspyReader(path, pick=pick)
+    if kind == "zspy":
+        from eds_chunked.readers.zspy import ZspyReader
+
+        return ZspyReader(path, pick=pick)
     from eds_chunked.readers.rosetta import RosettaReader
 
     return RosettaReader(path, pick=pick)
@@ -92,6 +106,10 @@ def describe(path: str | Path) -> tuple[MapHeader, ...]:
         from eds_chunked.readers import hspy
 
         return hspy.describe(path)
+    if kind == "zspy":
+        from eds_chunked.readers import zspy
+
+        return zspy.describe(path)
     from eds_chunked.readers import rosetta
 
     return rosetta.describe(path)
@@ -105,9 +123,8 @@ def _recognise(path: str | Path) -> tuple[Path, _Format]:
             str(path), found="no such file", expected="a microscope file", fix="check the path and its spelling"
         )
     if path.is_dir():
-        # A .zspy is a folder by nature.
         if suffix == ".zspy":
-            return path, "rosetta"
+            return path, "zspy"
         raise SourceError(str(path), found="a folder", expected="a file", fix="name the file of the map inside it")
     with open(path, "rb") as file:
         head = file.read(8)
@@ -115,8 +132,8 @@ def _recognise(path: str | Path) -> tuple[Path, _Format]:
         return path, "bruker"
     if suffix in (".rpl", ".raw"):
         return path, "ripple"
-    if suffix == ".hspy":
-        return path, "hspy"
+    if suffix in (".hspy", ".zspy"):
+        return path, "hspy" if suffix == ".hspy" else "zspy"
     if head == _HDF5:
         from eds_chunked.readers.hspy import is_hspy
 
@@ -128,7 +145,7 @@ def _recognise(path: str | Path) -> tuple[Path, _Format]:
         raise SourceError(
             str(path),
             found=f"an unknown format ({suffix or 'no suffix'})",
-            expected=f"one of .bcf .rpl .raw .hspy, or through RosettaSciIO {' '.join(suffixes())}",
+            expected=f"one of .bcf .rpl .raw .hspy .zspy, or through RosettaSciIO {' '.join(suffixes())}",
             fix="export the map as .rpl/.raw or .hspy",
         )
     return path, "rosetta"

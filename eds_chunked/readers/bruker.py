@@ -2,8 +2,9 @@
 
 The file is a container of checked, mostly zlib-compressed blocks (:mod:`eds_chunked.readers.bruker_container`) with an
 XML header (:mod:`eds_chunked.readers.bruker_header`) and, for each map, one stream of rows of pixel records. The
-stream is inflated in a thread ahead of the decoder (:mod:`eds_chunked.kernels.bcf_decode`), which builds CSR bands in
-the narrowest dtype that holds the counts that were met.
+stream is inflated in threads ahead of the decoder (:mod:`eds_chunked.readers.bruker_rows`), which builds CSR bands in
+the narrowest dtype that holds the counts that were met. Version 2 of the format has an index of the stream
+(:mod:`eds_chunked.readers.bruker_index`), so that reading can begin at any row.
 """
 
 from __future__ import annotations
@@ -13,29 +14,42 @@ import re
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import closing
-from typing import Any, NoReturn
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from eds_chunked.errors import ParameterError
-from eds_chunked.readers.base import Band, ElectronImage, MapHeader
-from eds_chunked.readers.bruker_container import Container, read_ahead
+from eds_chunked.errors import ParameterError, SourceError
+from eds_chunked.readers.base import Band, Box, ElectronImage, MapHeader
+from eds_chunked.readers.bruker_blocks import ahead_bytes, unpack_ahead
+from eds_chunked.readers.bruker_container import Container
 from eds_chunked.readers.bruker_header import HEADER, Header, Spectrum, read_header, read_images
+from eds_chunked.readers.bruker_index import find_row
 
-Array = np.ndarray[Any, Any]
+if TYPE_CHECKING:  # describe() must start without the compiler
+    from eds_chunked.readers.bruker_rows import RowDecoder
 
 _STREAM_HEADER = 0x1A0
 _LONGEST_SIDE = 1 << 16
-# Blocks and their sources in the queue and on both sides of it, tables of the checksum: 11 MB measured.
-_BLOCKS_BYTES = 24 << 20
+# The decoder's buffer holds a record and a block, and once more of both while it grows; a record is below 1.1 MB.
+_RECORD_BYTES = 1 << 20
 # Numbers of the chunks of a map, and their sorted copies while they are compared.
 _BYTES_PER_CHUNK = 40
+# Two of the channel, and one for bands that are brighter than the mean; then there are those of the count.
+_BYTES_PER_VALUE = 3
+_LARGEST_COUNT = (1 << 32) - 1
 _FIRST_GUESS = 1 << 24
 
 
-def describe(path: str | os.PathLike[str]) -> tuple[MapHeader, ...]:
+def describe(path: str | os.PathLike[str], *, salvage: bool = False) -> tuple[MapHeader, ...]:
     """Return the headers of all maps in a .bcf file without decoding them.
+
+    Parameters
+    ----------
+    path
+        The file.
+    salvage
+        Take what there is of a damaged file: see :class:`BrukerReader`.
 
     Raises
     ------
@@ -44,7 +58,7 @@ def describe(path: str | os.PathLike[str]) -> tuple[MapHeader, ...]:
     SourceError
         It is no .bcf, holds no EDS map, or its container or header is damaged.
     """
-    container = Container(path)
+    container = Container(path, salvage=salvage)
     header = read_header(container)
     return tuple(_map_header(container, header, number) for number in _numbers(container))
 
@@ -58,6 +72,9 @@ class BrukerReader:
         The file.
     pick
         Which map, counted from 0 in the order of :func:`describe`; may be left out where there is one only.
+    salvage
+        Open a file also if a part of the map is missing at its end, and do without an index that is damaged. The bands
+        then end with SourceError where the damage is.
 
     Raises
     ------
@@ -67,8 +84,8 @@ class BrukerReader:
         The file has several maps and none is picked, or has no such map.
     """
 
-    def __init__(self, path: str | os.PathLike[str], pick: int | None = None) -> None:
-        self._container = Container(path)
+    def __init__(self, path: str | os.PathLike[str], pick: int | None = None, *, salvage: bool = False) -> None:
+        self._container = Container(path, salvage=salvage)
         numbers = _numbers(self._container)
         if (pick is None and len(numbers) > 1) or (pick is not None and not 0 <= pick < len(numbers)):
             raise ParameterError(
@@ -79,130 +96,138 @@ class BrukerReader:
             )
         header = read_header(self._container)
         number = numbers[pick or 0]
-        self._stream = f"EDSDatabase/SpectrumData{number}"
+        self._stream, self._index = _stream(number), _index(number)
         self.header = _map_header(self._container, header, number)
-        self._counts_per_pixel = header.spectra[number].total / (self.header.shape[0] * self.header.shape[1])
+        self._mean_spectrum = header.spectra[number].counts / (self.header.shape[0] * self.header.shape[1])
 
-    def peak_bytes(self, rows: int) -> int:
-        """Bytes that reading bands of ``rows`` rows holds at most.
+    def peak_bytes(self, rows: int, box: Box | None = None) -> int:
+        """Bytes that reading bands of ``rows`` rows holds at most, the band included that the consumer has.
 
-        The file does not say how many values a band has. A pixel is taken to have as many as the header's sum
-        spectrum has counts per pixel, at six bytes each: three are usual, and the rest is for what bands differ by
-        and for what the allocator keeps. A band far brighter than the map's mean takes more.
+        The file does not say how many values a band has. Bands are given the room that the header's sum spectrum
+        makes likely, and where that is not enough they come out shorter; only one row must find room in any case.
         """
-        height, width, _ = self.header.shape
-        pixels = min(rows, height) * width
+        box = self._checked(box)
+        n_rows, columns, _ = box.shape
+        pixels = min(rows, n_rows) * columns
+        _, block = self._container.extent(self._stream)
         tables = _BYTES_PER_CHUNK * self._container.n_chunks
-        return _BLOCKS_BYTES + tables + int(pixels * (8 + 6 * self._values_per_pixel()))
+        # A band is there twice while it moves to larger arrays, and the one before is with the consumer.
+        bands = 3 * (self._band_bytes(rows, box) + 8 * (pixels + 1))
+        return ahead_bytes(block) + 4 * (block + _RECORD_BYTES) + tables + bands
 
-    def _values_per_pixel(self) -> float:
-        return min(float(self.header.shape[2]), max(self._counts_per_pixel, 1.0))
+    def _band_bytes(self, rows: int, box: Box) -> int:
+        from eds_chunked.readers.bruker_rows import smallest_band
+
+        n_rows, columns, channels = box.shape
+        largest = 2.0 * self._mean_spectrum[box.channels].max()
+        per_value = _BYTES_PER_VALUE + np.min_scalar_type(int(min(largest, _LARGEST_COUNT))).itemsize
+        expected = per_value * min(rows, n_rows) * columns * self._values_per_pixel(box)
+        return max(int(expected), smallest_band(columns=columns, channels=channels))
+
+    def _values_per_pixel(self, box: Box) -> float:
+        """Non-zero channels of a pixel to be expected in a box.
+
+        If all pixels were alike, a channel with m counts a pixel on average would be occupied in 1 - exp(-m) of them.
+        This is concave in m, so that pixels that differ have fewer.
+        """
+        return max(1.0, float(-np.expm1(-self._mean_spectrum[box.channels]).sum()))
 
     def images(self) -> Iterator[ElectronImage]:
         """Yield the electron images (BSE, SE, overview)."""
         yield from read_images(self._container, self.header.pixel_size)
 
-    def bands(self, rows: int) -> Iterator[Band]:
-        """Yield all rows from the first to the last as CSR bands of ``rows`` rows; the last may be shorter.
+    def bands(self, rows: int, box: Box | None = None) -> Iterator[Band]:
+        """Yield the rows of a box (default: the whole map) in order, as CSR bands of ``rows`` rows.
 
-        Values have the smallest of uint8, uint16 and uint32 that holds the largest count of the band. A pixel without
-        a record in the file has no counts.
+        The last band may be shorter, and so may be bands that are far brighter than the map's mean. Values have the
+        smallest of uint8, uint16 and uint32 that holds the largest count of the band. A pixel without a record in the
+        file has no counts.
 
         Raises
         ------
         SourceError
-            The file is damaged; all bands before the damage have been yielded.
+            The file is damaged; all whole rows before the damage have been yielded.
         """
-        # describe() must start without the compiler, so numba comes in with the first band.
-        from eds_chunked.kernels import bcf_decode as bcf
-        from eds_chunked.kernels.sparse import Csr, channel_dtype
-
         if rows < 1:
             raise ParameterError("rows", found=rows, expected="at least 1", fix="rows=64")
-        height, width, n_channels = self.header.shape
+        box = self._checked(box)
         self._container.check_disjoint(HEADER, self._stream)
-        state = bcf.new_state()
-        scratch = bcf.new_scratch()
-        capacity = min(int(1.2 * min(rows, height) * width * self._values_per_pixel()), _FIRST_GUESS) + 2 * n_channels
-        # One buffer for the whole pass: what is left of a record goes to its front, and a block is put behind it.
-        buffer, filled, consumed, to_skip = np.empty(1 << 20, np.uint8), 0, 0, _STREAM_HEADER
-        with closing(read_ahead(self._container.blocks(self._stream))) as blocks:
-            for y0 in range(0, height, rows):
-                n_rows = min(rows, height - y0)
-                indptr = np.empty(n_rows * width + 1, np.int64)
-                channel = np.empty(capacity, channel_dtype(n_channels))
-                value: Array = np.empty(capacity, np.uint8)
-                state[[bcf.ROW, bcf.N_VALUES, bcf.PIXEL]] = 0
-                while True:
-                    status = bcf.decode(
-                        buffer, filled, state, n_rows, width, n_channels, indptr, channel, value,
-                        np.iinfo(value.dtype).max, scratch,
-                    )  # fmt: skip
-                    if status == bcf.DONE:
-                        break
-                    if status == bcf.MORE:
-                        block = next(blocks, None)
-                        if block is None:
-                            self._fail_at(consumed + filled, y0, state, "the end of the stream", "more records")
-                        done = int(state[bcf.POSITION])
-                        state[bcf.POSITION] = 0
-                        rest = buffer[done:filled]
-                        fresh = np.frombuffer(block, np.uint8)[to_skip:]
-                        consumed += done + min(to_skip, len(block))
-                        to_skip -= min(to_skip, len(block))
-                        filled = len(rest) + len(fresh)
-                        if filled > len(buffer):
-                            buffer = np.empty(2 * filled, np.uint8)
-                        buffer[: len(rest)] = rest
-                        buffer[len(rest) : filled] = fresh
-                    elif status == bcf.FULL:
-                        capacity = capacity * 3 // 2
-                        channel = _longer(channel, int(state[bcf.N_VALUES]), capacity)
-                        value = _longer(value, int(state[bcf.N_VALUES]), capacity)
-                    elif status == bcf.WIDEN and value.dtype.itemsize < 4:
-                        wider = np.empty(capacity, np.uint16 if value.dtype.itemsize == 1 else np.uint32)
-                        wider[: state[bcf.N_VALUES]] = value[: state[bcf.N_VALUES]]
-                        value = wider
-                    else:
-                        found, expected = _explain(bcf, status, int(state[bcf.FOUND]), int(state[bcf.LIMIT]))
-                        self._fail_at(consumed + int(state[bcf.POSITION]), y0, state, found, expected)
-                n = int(state[bcf.N_VALUES])
-                capacity = n + n // 8 + 2 * n_channels
-                yield Band(y0, n_rows, Csr(indptr, channel[:n], value[:n], n_channels))
-            trailing = filled - int(state[bcf.POSITION]) + sum(len(block) for block in blocks)
+        with ExitStack() as stack:
+            decoder = self._decoder(stack, rows, box)
+            for stop in range(box.ys.start, box.ys.stop, rows):
+                stop = min(stop + rows, box.ys.stop)
+                while decoder.row < stop:
+                    try:
+                        decoder.fill(stop - decoder.row)
+                    except SourceError:
+                        if decoder.rows:
+                            yield decoder.take()
+                        raise
+                    yield decoder.take()
+            trailing = decoder.bytes_left() if box.ys.stop == self.header.shape[0] else 0
         if trailing:
             warnings.warn(
                 f"{self._container.path}, {self._stream}: {trailing} bytes follow the last row; ignored", stacklevel=2
             )
 
-    def _fail_at(self, at: int, y0: int, state: Array, found: str, expected: str) -> NoReturn:
-        from eds_chunked.kernels import bcf_decode as bcf
+    def _decoder(self, stack: ExitStack, rows: int, box: Box) -> RowDecoder:
+        """Return a decoder that stands at the first row of the box."""
+        # describe() must start without the compiler, so numba comes in with the first band.
+        from eds_chunked.readers.bruker_rows import RowDecoder
 
-        self._container.fail(
-            f"{self._stream}, row {y0 + int(state[bcf.ROW])}, byte {at:#x} of the stream",
-            found=found,
-            expected=expected,
-        )
+        (height, width, n_channels), first = self.header.shape, box.ys.start
+        guess = rows * (box.xs.stop - box.xs.start) * self._values_per_pixel(box)
+
+        def decoder_from(row: int, offset: int) -> RowDecoder:
+            blocks = stack.enter_context(closing(unpack_ahead(self._container.packed(self._stream, offset))))
+            return RowDecoder(
+                blocks, row=row, offset=offset, width=width, n_channels=n_channels, box=box,
+                guess=min(int(guess), _FIRST_GUESS), most=self._band_bytes(rows, box), fail=self._fail,
+            )  # fmt: skip
+
+        if first and self._index in self._container.files:
+            try:
+                place = find_row(self._container, self._index, first, shape=(height, width))
+                if place is not None:
+                    if place.offset >= _STREAM_HEADER:
+                        decoder = decoder_from(first, place.offset)
+                        if decoder.goes_on_with(place.expected):
+                            return decoder
+                    self._container.fail_in(
+                        self._stream,
+                        f"row {first}, byte {place.offset:#x} of the stream",
+                        found="other bytes than the start of that row",
+                        expected=f"a row as in {self._index}",
+                    )
+            except SourceError:
+                if not self._container.salvage:
+                    raise
+        decoder = decoder_from(0, _STREAM_HEADER)
+        if first:
+            decoder.skip(first)
+        return decoder
+
+    def _checked(self, box: Box | None) -> Box:
+        whole = Box.whole(self.header.shape)
+        if box is None:
+            return whole
+        for name, axis, most in zip(("rows", "columns", "channels"), box, self.header.shape, strict=True):
+            if not 0 <= axis.start < axis.stop <= most or axis.step not in (None, 1):
+                raise ParameterError(
+                    f"{name} of the box", found=axis, expected=f"a part of 0:{most}", fix=f"slice(0, {most})"
+                )
+        return box
+
+    def _fail(self, where: str, found: str, expected: str) -> NoReturn:
+        self._container.fail_in(self._stream, where, found=found, expected=expected)
 
 
-def _longer(array: Array, n: int, capacity: int) -> Array:
-    longer = np.empty(capacity, array.dtype)
-    longer[:n] = array[:n]
-    return longer
+def _stream(number: int) -> str:
+    return f"EDSDatabase/SpectrumData{number}"
 
 
-def _explain(bcf: Any, status: int, found: int, limit: int) -> tuple[str, str]:
-    """What decode() found and what would have been right."""
-    return {
-        bcf.WIDEN: (f"a count of {found}", "counts below 2^32"),
-        bcf.BAD_COUNT: ("a count above 2^32", "counts below 2^32"),
-        bcf.ROW_TOO_LONG: (f"a row of {found} pixels", f"at most {limit}"),
-        bcf.BAD_X: (f"a pixel at x = {found}", f"x of {limit} or more and room for the rest of the row"),
-        bcf.BAD_FLAG: (f"pixel packing {found}", "0 to 3"),
-        bcf.BAD_SIZE: (f"a pixel record of {found} bytes", f"a size that fits its content ({limit})"),
-        bcf.BAD_BUNCH: (f"a broken bunch of channels ({found})", f"bunches that cover {limit} channels"),
-        bcf.BAD_CHANNEL: (f"counts in channel {found}", f"0 to {limit - 1}"),
-    }[status]
+def _index(number: int) -> str:
+    return f"EDSDatabase/SpectrumPositions{number}"
 
 
 def _numbers(container: Container) -> list[int]:
@@ -220,7 +245,7 @@ def _numbers(container: Container) -> list[int]:
 
 
 def _map_header(container: Container, header: Header, number: int) -> MapHeader:
-    stream, index = f"EDSDatabase/SpectrumData{number}", f"EDSDatabase/SpectrumPositions{number}"
+    stream, index = _stream(number), _index(number)
     spectrum: Spectrum | None = header.spectra.get(number)
     if spectrum is None:
         container.fail(
@@ -236,11 +261,11 @@ def _map_header(container: Container, header: Header, number: int) -> MapHeader:
     if not (0 < height <= _LONGEST_SIDE and 0 < width <= _LONGEST_SIDE):
         container.fail(f"{stream}, byte 0", found=f"{height} x {width} pixels", expected=f"1 to {_LONGEST_SIDE}")
     # Even a row without pixels takes four bytes, so a stream cannot claim more rows than it has room for.
-    room = (container.uncompressed_bound(stream) - _STREAM_HEADER) // 4
+    room = (container.extent(stream)[0] - _STREAM_HEADER) // 4
     if height > room:
         container.fail(f"{stream}, byte 0", found=f"{height} rows", expected=f"at most {room}, by its length")
     sizes = {HEADER: header.size}
-    if index in container.files:
+    if index in container.files and not container.salvage:
         top = container.read(index, 8)
         sizes[index] = struct.unpack("<II", top) if len(top) == 8 else (0, 0)
     for name, size in sizes.items():
@@ -254,7 +279,7 @@ def _map_header(container: Container, header: Header, number: int) -> MapHeader:
     title = header.title or container.path.stem
     return MapHeader(
         source=str(container.path),
-        shape=(height, width, spectrum.n_channels),
+        shape=(height, width, len(spectrum.counts)),
         dtype=np.dtype(np.uint32),
         energy_scale=spectrum.scale,
         energy_offset=spectrum.offset,

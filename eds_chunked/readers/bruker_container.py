@@ -2,25 +2,24 @@
 
 Everything that is read is checked: the XOR-32 of every chunk, the CRC-16 of every zlib block, and that tables and
 folders neither loop nor point outside. Sizes that the file declares are compared with what the file can hold before
-anything is allocated, so a damaged or hostile file costs bounded time and memory and ends in one SourceError.
+anything is allocated, so a damaged or hostile file costs bounded time and memory and ends in one SourceError. Where a
+file is to be salvaged, chunks that are missing or damaged are an error only when they are reached.
 """
 
 from __future__ import annotations
 
 import os
-import queue
 import struct
-import threading
 import warnings
-import zlib
-from collections.abc import Generator, Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 
 from eds_chunked.errors import SourceError, SourceNotFoundError
+from eds_chunked.readers.bruker_blocks import Block, inflate
 
 Array = np.ndarray[Any, Any]
 
@@ -37,6 +36,8 @@ _ZLIB = 1
 _LARGEST_BLOCK = 1 << 24
 _READ_AT_ONCE = 1 << 20
 _AGAIN = "copy the file from the microscope again"
+_SALVAGE = f"{_AGAIN}, or add --salvage to keep the whole rows before the damage"
+_MAP = "EDSDatabase/SpectrumData"
 
 
 class Entry(NamedTuple):
@@ -46,38 +47,6 @@ class Entry(NamedTuple):
     size: int
 
 
-@cache
-def _advance(power: int) -> Array:
-    """CRC-16/ARC of every 16-bit state after ``2 << power`` zero bytes."""
-    if power:
-        half = _advance(power - 1)
-        return half[half]
-    state = np.arange(1 << 16, dtype=np.uint32)
-    for _ in range(16):
-        state = np.where(state & 1, (state >> 1) ^ 0xA001, state >> 1)
-    return state.astype(np.uint16)
-
-
-def crc16(data: bytes | memoryview) -> int:
-    """Return the CRC-16/ARC (polynomial 0x8005 reflected, start 0) of ``data``.
-
-    A CRC that starts at 0 is linear: the CRC of two halves is that of the first, advanced by the length of the second,
-    XOR that of the second. So the data (padded in front with zeros, which change nothing) are folded in half until one
-    word is left: about 1 GB/s in NumPy, without the GIL and without a compiler.
-    """
-    if not data:
-        return 0
-    power = max(0, (len(data) - 1).bit_length() - 1)
-    octets = np.frombuffer(data, np.uint8)
-    if len(data) != 2 << power:
-        octets = np.concatenate([np.zeros((2 << power) - len(data), np.uint8), octets])
-    words = octets.view("<u2")
-    for level in reversed(range(power)):
-        half = len(words) // 2
-        words = _advance(level).take(words[:half]) ^ words[half:]
-    return int(_advance(0)[words[0]])
-
-
 class Container:
     """The directory of a .bcf file and checked access to the files in it.
 
@@ -85,6 +54,9 @@ class Container:
     ----------
     path
         The .bcf file. It is opened for each stream anew, so a Container can be shared between threads.
+    salvage
+        Read the files in it as far as they go: without, chunks that lie behind the end of a truncated .bcf are an
+        error before anything of their file is read.
 
     Raises
     ------
@@ -94,8 +66,9 @@ class Container:
         It is not such a container, or its directory is damaged.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, salvage: bool = False) -> None:
         self.path = Path(path)
+        self.salvage = salvage
         if not self.path.is_file():
             raise SourceNotFoundError(
                 f"file {self.path}",
@@ -110,6 +83,11 @@ class Container:
     def fail(self, where: str, *, found: object, expected: object, fix: str = _AGAIN) -> NoReturn:
         """Raise the SourceError of this file."""
         raise SourceError(f"{self.path}, {where}", found=found, expected=expected, fix=fix)
+
+    def fail_in(self, owner: str, where: str, *, found: object, expected: object) -> NoReturn:
+        """Raise the SourceError of damage in ``owner``, a file of the container; what precedes it can be kept."""
+        fix = _SALVAGE if _MAP in owner and not self.salvage else _AGAIN
+        self.fail(f"{owner}, {where}", found=found, expected=expected, fix=fix)
 
     # ------------------------------------------------------------------------------------------------ structure
     def _read_geometry(self, handle: BinaryIO) -> None:
@@ -151,57 +129,68 @@ class Container:
         if outside.any():
             self.fail(owner, found=f"chunk number {chunks[outside][0]}", expected=f"1 to {self.n_chunks - 1}")
         missing = chunks >= self._present
-        if missing.any():
-            self.fail(
-                f"{owner}, byte {self._offset(int(chunks[missing][0])):#x}",
-                found="the end of the file (truncated)",
-                expected=f"chunk {chunks[missing][0]} of {self.n_chunks}",
-            )
+        if missing.any() and not self.salvage:
+            self._fail_missing(int(chunks[missing][0]), owner)
+
+    def _fail_missing(self, chunk: int, owner: str) -> NoReturn:
+        self.fail_in(
+            owner,
+            f"byte {self._offset(chunk):#x}",
+            found="the end of the file (truncated)",
+            expected=f"chunk {chunk} of {self.n_chunks}",
+        )
 
     def _payloads(self, handle: BinaryIO, first: int, n: int, owner: str) -> Array:
-        """Read ``n`` neighbouring chunks, check their XOR, return (n, chunk_size) bytes with their heads."""
+        """Read up to ``n`` neighbouring chunks: those before the first that is missing or whose XOR is wrong.
+
+        Returns them as (chunks, chunk_size) bytes with their heads; at least one, or else it is an error.
+        """
+        if first >= self._present:
+            self._fail_missing(first, owner)
+        n = min(n, self._present - first)
         handle.seek(self._offset(first))
         raw = np.frombuffer(handle.read(n * self.chunk_size), np.uint8)
         if len(raw) != n * self.chunk_size:
-            self.fail(f"{owner}, byte {self._offset(first):#x}", found=f"{len(raw)} bytes", expected="whole chunks")
+            where = f"byte {self._offset(first):#x}"
+            self.fail_in(owner, where, found=f"{len(raw)} bytes", expected="whole chunks")
         chunks = raw.reshape(n, self.chunk_size)
         used = chunks[:, : _CHUNK_HEAD + self._room // 4 * 4]
         words = (used if used.shape[1] == self.chunk_size else np.ascontiguousarray(used)).view("<u4")
         xor = np.bitwise_xor.reduce(words[:, _CHUNK_HEAD // 4 :], axis=1)
         wrong = np.flatnonzero(xor != words[:, 1])
-        if len(wrong):
-            i = int(wrong[0])
-            self.fail(
-                f"{owner}, chunk {first + i} at byte {self._offset(first + i):#x}",
-                found=f"checksum (XOR) {xor[i]:#010x}",
-                expected=f"{words[i, 1]:#010x}",
+        if len(wrong) and wrong[0] == 0:
+            self.fail_in(
+                owner,
+                f"chunk {first} at byte {self._offset(first):#x}",
+                found=f"checksum (XOR) {xor[0]:#010x}",
+                expected=f"{words[0, 1]:#010x}",
             )
-        return chunks
+        return chunks[: wrong[0]] if len(wrong) else chunks
 
-    def _chain(self, handle: BinaryIO, first: int, n: int, kind: int, owner: str) -> list[Array]:
-        """Follow ``n`` chained chunks of one kind; return their payloads."""
-        payloads: list[Array] = []
+    def _chain(self, handle: BinaryIO, first: int, n: int, kind: int, owner: str) -> Iterator[Array]:
+        """Follow ``n`` chained chunks of one kind; yield their payloads."""
         seen: set[int] = set()
         chunk = first
-        while len(payloads) < n:
+        while len(seen) < n:
             self._check_chunks(np.array([chunk]), owner)
             if chunk in seen:
-                self.fail(
-                    f"{owner}, byte {self._offset(chunk):#x}",
+                self.fail_in(
+                    owner,
+                    f"byte {self._offset(chunk):#x}",
                     found=f"a loop back to chunk {chunk}",
                     expected=f"a chain of {n} chunks",
                 )
             seen.add(chunk)
             data = self._payloads(handle, chunk, 1, owner)[0]
             if data[8] != kind:
-                self.fail(
-                    f"{owner}, chunk {chunk} at byte {self._offset(chunk):#x}",
+                self.fail_in(
+                    owner,
+                    f"chunk {chunk} at byte {self._offset(chunk):#x}",
                     found=f"a chunk of kind {data[8]}",
                     expected=f"kind {kind}",
                 )
-            payloads.append(data[_CHUNK_HEAD:])
+            yield data[_CHUNK_HEAD:]
             chunk = int(data[:4].view("<u4")[0])
-        return payloads
 
     def _read_directory(self, handle: BinaryIO) -> dict[str, Entry]:
         per_chunk = self._room // _ENTRY
@@ -240,9 +229,9 @@ class Container:
                 files[path] = entry
         return files
 
-    def _pointers(self, handle: BinaryIO, name: str) -> Array:
-        """Chunk numbers of a file in file order."""
-        entry = self.files[name]
+    def _pointers(self, handle: BinaryIO, name: str) -> tuple[Array, SourceError | None]:
+        """Chunk numbers of a file in file order, and, when salvaging, why there are no more of them."""
+        entry, owner = self.files[name], f"chunk table of {name}"
         n = -(-entry.size // self._room)
         if not 0 < n < self.n_chunks:
             self.fail(
@@ -251,19 +240,26 @@ class Container:
                 expected=f"1 to {(self.n_chunks - 1) * self._room} bytes",
             )
         per_table = self._room // 4
-        payloads = self._chain(handle, entry.first_table, -(-n // per_table), _TABLE, f"chunk table of {name}")
-        pointers = np.concatenate([payload[: per_table * 4] for payload in payloads]).view("<u4")[:n].astype(np.int64)
-        self._check_chunks(pointers, f"chunk table of {name}")
+        tables, damage = [np.empty(0, np.uint8)], None
+        try:
+            for payload in self._chain(handle, entry.first_table, -(-n // per_table), _TABLE, owner):
+                tables.append(payload[: per_table * 4])
+        except SourceError as error:
+            if not self.salvage:
+                raise
+            damage = error
+        pointers = np.concatenate(tables).view("<u4")[:n].astype(np.int64)
+        self._check_chunks(pointers, owner)
         ordered = np.sort(pointers)
         twice = ordered[1:][ordered[1:] == ordered[:-1]]
         if len(twice):
-            self.fail(f"chunk table of {name}", found=f"chunk {twice[0]} twice", expected="each chunk once")
-        return pointers
+            self.fail(owner, found=f"chunk {twice[0]} twice", expected="each chunk once")
+        return pointers, damage
 
     def check_disjoint(self, *names: str) -> None:
         """Check that the files ``names`` share no chunk."""
         with self.path.open("rb") as handle:
-            pointers = np.sort(np.concatenate([self._pointers(handle, name) for name in names]))
+            pointers = np.sort(np.concatenate([self._pointers(handle, name)[0] for name in names]))
         shared = pointers[1:][pointers[1:] == pointers[:-1]]
         if len(shared):
             self.fail(
@@ -273,41 +269,30 @@ class Container:
             )
 
     # -------------------------------------------------------------------------------------------------- content
-    def _stored(self, handle: BinaryIO, name: str) -> Iterator[memoryview]:
-        """Yield the stored bytes of a file, about 1 MiB at a time."""
-        pointers = self._pointers(handle, name)
-        at_once = max(1, _READ_AT_ONCE // self.chunk_size)
-        left = self.files[name].size
-        start = 0
-        while start < len(pointers):
-            part = pointers[start : start + at_once]
-            breaks = np.flatnonzero(np.diff(part) != 1)
-            n = int(breaks[0]) + 1 if len(breaks) else len(part)
-            chunks = self._payloads(handle, int(part[0]), n, name)
-            payload = chunks[:, _CHUNK_HEAD:].reshape(-1)[:left]
-            left -= len(payload)
-            start += n
-            yield payload.data
+    def packed(self, name: str, start: int = 0) -> Iterator[Callable[[], Block]]:
+        """Yield what unpacks the content of the file ``name`` from byte ``start`` on, block after block.
 
-    def blocks(self, name: str) -> Iterator[bytes | memoryview]:
-        """Yield the uncompressed content of the file ``name`` in order, every checksum verified.
+        Blocks before ``start`` are hopped over by their heads and not inflated. What is yielded may be called in any
+        thread; it verifies its block and raises SourceError where that is damaged.
+        """
+        with self.path.open("rb") as handle:
+            stored = _Stored(self, handle, name)
+            if bytes(stored.peek(4)) != b"AACS":
+                stored.skip(min(start, stored.left))
+                while stored.left:
+                    yield partial(_as_it_is, stored.take_some(min(_READ_AT_ONCE, stored.left)))
+            else:
+                yield from self._packed_blocks(stored, name, start)
+
+    def blocks(self, name: str, start: int = 0) -> Iterator[Block]:
+        """Yield the uncompressed content of the file ``name`` from byte ``start`` on, every checksum verified.
 
         Memory: one block (512 KiB in all files of the vendor, 16 MiB at most) and its compressed bytes.
         """
-        with self.path.open("rb") as handle:
-            stored = self._stored(handle, name)
-            first = next(stored)
-            if bytes(first[:4]) != b"AACS":
-                yield first
-                yield from stored
-            else:
-                yield from self._inflate(_Bytes(first, stored, self.files[name].size), name)
+        return (unpack() for unpack in self.packed(name, start))
 
-    def _inflate(self, stored: _Bytes, name: str) -> Iterator[bytes]:
-        head = stored.take(min(_BLOCK_FILE_HEAD, stored.left))
-        if len(head) < _BLOCK_FILE_HEAD:
-            self.fail(name, found=f"{len(head)} bytes", expected=f"a compression header of {_BLOCK_FILE_HEAD} bytes")
-        block_size, _, n_blocks, _, method = struct.unpack_from("<IIIfB", head, 4)
+    def _packed_blocks(self, stored: _Stored, name: str, start: int) -> Iterator[Callable[[], Block]]:
+        block_size, n_blocks, method = self._block_head(stored, name)
         if method != _ZLIB:
             self.fail(
                 f"{name}, byte 20",
@@ -318,41 +303,49 @@ class Container:
         if not 0 < block_size <= _LARGEST_BLOCK:
             self.fail(f"{name}, byte 4", found=f"blocks of {block_size} bytes", expected=f"1 to {_LARGEST_BLOCK}")
         for i in range(n_blocks):
-            where = f"{name}, block {i} of {n_blocks} at stored byte {stored.position:#x}"
+            where = f"block {i} of {n_blocks} at stored byte {stored.position:#x}"
             if stored.left < 16:
-                self.fail(where, found=f"{stored.left} bytes", expected="a block header of 16 bytes")
+                self.fail_in(name, where, found=f"{stored.left} bytes", expected="a block header of 16 bytes")
             packed_size, size, crc, _ = struct.unpack("<IIII", stored.take(16))
             if not 0 < size <= block_size:
-                self.fail(where, found=f"a block of {size} bytes", expected=f"1 to {block_size} bytes")
-            if not 0 < packed_size <= min(stored.left, 2 * size + 1024):
-                self.fail(
-                    where,
-                    found=f"{packed_size} compressed bytes for {size}",
-                    expected=f"1 to {min(stored.left, 2 * size + 1024)}",
-                )
-            # One byte more than declared is asked for: zlib then reads on to its own end mark, and a bomb stops there.
-            inflater = zlib.decompressobj()
-            try:
-                block = inflater.decompress(stored.take(packed_size), size + 1)
-            except zlib.error as error:
-                self.fail(where, found=f"damaged zlib data ({error})", expected=f"{size} bytes")
-            if len(block) != size or not inflater.eof or inflater.unused_data:
-                found = f"more than {size} bytes" if len(block) > size else f"{len(block)} bytes"
-                self.fail(where, found=f"{found} after decompression", expected=f"one zlib stream of {size} bytes")
-            if crc16(block) != crc:
-                self.fail(where, found=f"CRC-16 {crc16(block):#06x}", expected=f"{crc:#06x}")
-            yield block
+                self.fail_in(name, where, found=f"a block of {size} bytes", expected=f"1 to {block_size} bytes")
+            most = min(stored.left, 2 * size + 1024)
+            if not 0 < packed_size <= most:
+                found = f"{packed_size} compressed bytes for {size}"
+                self.fail_in(name, where, found=found, expected=f"1 to {most}")
+            if start >= size:
+                start -= size
+                stored.skip(packed_size)
+                continue
+            yield partial(self._unpack, stored.take(packed_size), size, crc, start, name, where)
+            start = 0
         if stored.left:
             warnings.warn(f"{self.path}, {name}: {stored.left} bytes follow the last block; ignored", stacklevel=2)
 
-    def uncompressed_bound(self, name: str) -> int:
-        """Bytes that the file ``name`` has at most, uncompressed; reads its first chunk only."""
+    def _block_head(self, stored: _Stored, name: str) -> tuple[int, int, int]:
+        """Block size, number of blocks and method of a compressed file."""
+        if stored.left < _BLOCK_FILE_HEAD:
+            found = f"{stored.left} bytes"
+            self.fail(name, found=found, expected=f"a compression header of {_BLOCK_FILE_HEAD} bytes")
+        block_size, _, n_blocks, _, method = struct.unpack_from("<IIIfB", stored.take(_BLOCK_FILE_HEAD), 4)
+        return block_size, n_blocks, method
+
+    def _unpack(self, packed: Block, size: int, crc: int, start: int, name: str, where: str) -> Block:
+        try:
+            block = inflate(packed, size, crc)
+        except ValueError as error:
+            found, expected = error.args
+            self.fail_in(name, where, found=found, expected=expected)
+        return memoryview(block)[start:]
+
+    def extent(self, name: str) -> tuple[int, int]:
+        """Bytes that the file ``name`` has at most, uncompressed, and those of a piece in which they come."""
         with self.path.open("rb") as handle:
-            head = next(self._stored(handle, name))[:_BLOCK_FILE_HEAD]
-        if bytes(head[:4]) != b"AACS" or len(head) < _BLOCK_FILE_HEAD:
-            return self.files[name].size
-        block_size, _, n_blocks = struct.unpack_from("<III", head, 4)
-        return int(block_size * n_blocks)
+            stored = _Stored(self, handle, name)
+            if bytes(stored.peek(4)) != b"AACS" or stored.left < _BLOCK_FILE_HEAD:
+                return stored.left, min(stored.left, _READ_AT_ONCE)
+            block_size, n_blocks, _ = self._block_head(stored, name)
+            return block_size * n_blocks, min(block_size, _LARGEST_BLOCK)
 
     def read(self, name: str, n: int) -> bytes:
         """Return the first ``n`` uncompressed bytes of the file ``name`` (fewer if it is shorter)."""
@@ -364,63 +357,73 @@ class Container:
         return bytes(found)
 
 
-class _Bytes:
-    """Stored bytes as a cursor."""
+def _as_it_is(block: Block) -> Block:
+    return block
 
-    def __init__(self, first: memoryview, rest: Iterator[memoryview], size: int) -> None:
-        self._part, self._rest, self._size, self.position = first, rest, size, 0
+
+class _Stored:
+    """Stored bytes of a file as a cursor; chunks are read when they are reached, and what is skipped is not."""
+
+    def __init__(self, container: Container, handle: BinaryIO, name: str) -> None:
+        self._container, self._handle, self._name = container, handle, name
+        self._pointers, self._damage = container._pointers(handle, name)
+        self._size = container.files[name].size
+        self._room = container.chunk_size - _CHUNK_HEAD
+        # What is in memory: the bytes from _start on.
+        self._start, self._part = 0, memoryview(b"")
+        self.position = 0
 
     @property
     def left(self) -> int:
         return self._size - self.position
 
-    def take(self, n: int) -> bytes | memoryview:
+    def take(self, n: int) -> memoryview:
         """Return the next ``n`` bytes, at most ``left``."""
+        self._load(n)
+        return self._cut(n)
+
+    def take_some(self, most: int) -> memoryview:
+        """Return between one and ``most`` of the bytes that are left: up to the next damage, if there is any."""
+        if not self._here:
+            self._load(1, most)
+        return self._cut(min(most, self._here))
+
+    def peek(self, n: int) -> memoryview:
+        """Return the next ``n`` bytes (fewer at the end) and stay where we are."""
+        self._load(min(n, self.left))
+        return self._part[self.position - self._start :][:n]
+
+    def skip(self, n: int) -> None:
+        """Go on by ``n`` bytes, at most ``left``."""
         self.position += n
-        if n > len(self._part):
-            parts = [self._part]
-            have = len(self._part)
-            while have < n:
-                parts.append(next(self._rest))
-                have += len(parts[-1])
-            self._part = memoryview(b"".join(parts))
-        taken, self._part = self._part[:n], self._part[n:]
+
+    @property
+    def _here(self) -> int:
+        return max(0, self._start + len(self._part) - self.position)
+
+    def _cut(self, n: int) -> memoryview:
+        at = self.position - self._start
+        taken, self._part = self._part[at : at + n], self._part[at + n :]
+        self.position += n
+        self._start = self.position
         return taken
 
-
-def read_ahead(blocks: Iterator[bytes | memoryview], *, depth: int = 3) -> Generator[bytes | memoryview]:
-    """Yield ``blocks`` in their order while a thread works up to ``depth`` of them ahead.
-
-    zlib and NumPy release the GIL, so inflating overlaps with decoding. An error comes out where its block would have.
-    """
-    ready: queue.Queue[bytes | memoryview | BaseException | None] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(item: bytes | memoryview | BaseException | None) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for block in blocks:
-                if not put(block):
-                    return
-            put(None)
-        except BaseException as error:  # it is raised again by the consumer
-            put(error)
-
-    thread = threading.Thread(target=work, name="bcf-inflate", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        thread.join()
+    def _load(self, least: int, most: int = 0) -> None:
+        """Have the next ``least`` bytes in memory, and up to ``most`` where they come in the same read."""
+        if self._here >= least:
+            return
+        if self._here == 0:
+            self._start, self._part = self.position // self._room * self._room, memoryview(b"")
+        parts, end = [self._part], self._start + len(self._part)
+        while end < self.position + least:
+            chunk = end // self._room
+            wanted = self._pointers[chunk : -(-(self.position + max(least, most)) // self._room)]
+            if not len(wanted):
+                assert self._damage is not None
+                raise self._damage
+            breaks = np.flatnonzero(np.diff(wanted) != 1)
+            n = int(breaks[0]) + 1 if len(breaks) else len(wanted)
+            chunks = self._container._payloads(self._handle, int(wanted[0]), n, self._name)
+            parts.append(chunks[:, _CHUNK_HEAD:].reshape(-1)[: self._size - end].data)
+            end += len(parts[-1])
+        self._part = memoryview(b"".join(parts)) if len(parts) > 2 or len(parts[0]) else parts[-1]

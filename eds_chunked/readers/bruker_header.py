@@ -25,11 +25,14 @@ from eds_chunked.readers.base import ElectronImage
 from eds_chunked.readers.bruker_container import Container
 from eds_chunked.schema import SEM, TEM
 
+Array = np.ndarray[Any, Any]
+
 HEADER = "EDSDatabase/HeaderData"
 
 _MOST_BYTES = 1 << 30
 _DEEPEST = 100
 _MOST_CHANNELS = 1 << 16
+_LARGEST = 1 << 62
 # A transmission microscope is told from a scanning one by its voltage only.
 _HIGHEST_SEM_KV = 30.0
 _MN_KA_KEV = 5.895
@@ -40,12 +43,11 @@ _FIX = "save the map again in Esprit"
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Sum spectrum of one map: its calibration (keV), number of channels and sum of counts."""
+    """Sum spectrum of one map: its counts by channel and its calibration (keV)."""
 
-    n_channels: int
+    counts: Array = field(repr=False, compare=False)
     scale: float
     offset: float
-    total: int
     beam_energy: float | None
     live_time: float | None
     metadata: dict[str, Any]
@@ -264,10 +266,10 @@ def _read_spectrum(container: Container, node: Element) -> Spectrum:
     noise, gain = _number(head, "SigmaAbs"), _number(head, "SigmaLin")
     variance = None if noise is None or gain is None else noise + gain * _MN_KA_KEV
     return Spectrum(
-        n_channels=len(channels),
+        # A guide to what a band will hold, so a nonsensical number may become a large one.
+        counts=np.array([min(max(n, 0), _LARGEST) for n in channels], np.float64),
         scale=scale,
         offset=offset,
-        total=sum(channels),
         beam_energy=_positive(_number(geometry, "PrimaryEnergy")),
         live_time=None if live_ms is None else live_ms / 1000.0,
         metadata=_present(

@@ -8,6 +8,7 @@ pages count as resident memory.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from eds_chunked.errors import SourceError, SourceNotFoundError
-from eds_chunked.readers.base import Band, ElectronImage, MapHeader
+from eds_chunked.readers.base import Band, Box, ElectronImage, MapHeader
 from eds_chunked.readers.choice import choose
 from eds_chunked.readers.units import in_kev, in_um
 from eds_chunked.readers.whole import counts_dtype, needs_check, scratch_bytes, store_counts
@@ -48,6 +49,9 @@ class RippleReader:
         Either of the two files; the other one is found beside it.
     pick
         Accepted as for every format; a pair holds one map, number 1.
+    salvage
+        Open a pair whose .raw is cut off, if it is recorded by vector: the whole rows in it can be read, and
+        :meth:`bands` raises SourceError after the last of them.
 
     Raises
     ------
@@ -64,7 +68,7 @@ class RippleReader:
     Values of more than one byte whose order is ``dont-care`` are taken as little-endian.
     """
 
-    def __init__(self, path: str | Path, *, pick: str | int | None = None) -> None:
+    def __init__(self, path: str | Path, *, pick: str | int | None = None, salvage: bool = False) -> None:
         self._rpl, self._raw = _pair(Path(path))
         keys = _parse(self._rpl)
         check = _Keys(keys, self._rpl)
@@ -79,79 +83,126 @@ class RippleReader:
             )
         self._stored = check.dtype()
         self._offset = check.whole("offset", default=0)
-        self._check_size(height * width * depth * self._stored.itemsize)
+        self._row_bytes = width * depth * self._stored.itemsize
+        if not salvage or self._raw.stat().st_size > self._offset + height * self._row_bytes:
+            self._check_size(height)
+        else:
+            self._check_rest(height)
         self.header = _header(keys, check, source=str(self._rpl), shape=(height, width, depth), stored=self._stored)
         choose(str(self._rpl), maps=[(self.header.title or self._rpl.stem, self.header.shape)], pick=pick)
 
-    def peak_bytes(self, rows: int) -> int:
-        """Bytes that a loop over ``bands(rows)`` holds at most: the caller's band, the next one, and scratch."""
-        height, width, channels = self.header.shape
+    def peak_bytes(self, rows: int, box: Box | None = None) -> int:
+        """Bytes that a loop over ``bands(rows, box)`` holds at most: the caller's band, the next one, and scratch."""
+        whole = box or Box.whole(self.header.shape)
+        height, width, channels = whole.shape
         rows = min(rows, height)
         band = rows * width * channels * self.header.dtype.itemsize
         if self._by_image:
-            group = self._group_channels(rows)
-            scratch = rows * width * group * self._stored.itemsize
+            group = self._group_channels(rows, whole)
+            scratch = rows * width * group * self._stored.itemsize + self._plane_bytes(rows, whole)
             scratch += scratch_bytes(self._stored, values=width * group)
-        elif needs_check(self._stored):
-            scratch = width * channels * self._stored.itemsize
-            scratch += scratch_bytes(self._stored, values=width * channels)
-        else:
+        elif self._in_place(whole):
             scratch = 0
+        else:
+            scratch = width * self.header.shape[2] * self._stored.itemsize
+            scratch += scratch_bytes(self._stored, values=width * channels)
         # NumPy's own buffers when it swaps bytes, and the interpreter's small objects.
         return min(2, math.ceil(height / rows)) * band + scratch + (1 << 18)
 
-    def bands(self, rows: int) -> Iterator[Band]:
-        """Yield all rows from the first to the last, ``rows`` at a time, in unsigned integers.
+    def bands(self, rows: int, box: Box | None = None) -> Iterator[Band]:
+        """Yield the rows of a box (default: of the whole map), ``rows`` at a time, in unsigned integers.
 
         Raises
         ------
         CountsError
             A signed or float value is negative, not whole, NaN or too large.
         SourceError
-            The .raw file became shorter while it was read.
+            The .raw file is cut off, or became shorter while it was read; recorded by vector, all whole rows that it
+            has have been yielded.
         """
-        fill = self._fill_by_image if self._by_image else self._fill_by_vector
-        height, width, channels = self.header.shape
+        whole = box or Box.whole(self.header.shape)
+        _, width, channels = whole.shape
         with open(self._raw, "rb", buffering=0) as file:
-            for y0 in range(0, height, rows):
-                counts = np.empty((min(rows, height - y0), width, channels), self.header.dtype)
-                fill(file, counts, y0)
-                yield Band(y0, len(counts), counts)
-                # The caller has the band now; a second name would keep it alive while the next one is made.
-                del counts
+            for y0 in range(whole.ys.start, whole.ys.stop, rows):
+                wanted = min(rows, whole.ys.stop - y0)
+                there = wanted if self._by_image else max(0, min(wanted, self._rows_in(file) - y0))
+                if there:
+                    counts = np.empty((there, width, channels), self.header.dtype)
+                    if self._by_image:
+                        self._fill_by_image(file, counts, whole, y0)
+                    else:
+                        self._fill_by_vector(file, counts, whole, y0)
+                    yield Band(y0, there, counts)
+                    # The caller has the band now; a second name would keep it alive while the next one is made.
+                    del counts
+                if there < wanted:
+                    self._check_size(self.header.shape[0])
 
     def images(self) -> Iterator[ElectronImage]:
         """Yield nothing: the format holds one map and no images."""
         return iter(())
 
-    def _fill_by_vector(self, file: BinaryIO, counts: Array, y0: int) -> None:
-        _, width, channels = self.header.shape
-        file.seek(self._offset + y0 * width * channels * self._stored.itemsize)
-        if not needs_check(self._stored):
-            self._read(file, counts)
-            if not self._stored.isnative:
-                counts.byteswap(inplace=True)
-            return
-        row = np.empty((1, width, channels), self._stored)
-        for i in range(len(counts)):
-            self._read(file, row)
-            store_counts(row, counts[i : i + 1], source=str(self._raw), y0=y0 + i)
+    def _in_place(self, box: Box) -> bool:
+        """Say whether what is read by vector can go straight to where it belongs."""
+        return not needs_check(self._stored) and box.channels == slice(0, self.header.shape[2])
 
-    def _fill_by_image(self, file: BinaryIO, counts: Array, y0: int) -> None:
-        height, width, channels = self.header.shape
-        step = self._group_channels(len(counts))
-        planes = np.empty((step, len(counts), width), self._stored)
+    def _fill_by_vector(self, file: BinaryIO, counts: Array, box: Box, y0: int) -> None:
+        _, width, channels = self.header.shape
+        in_place = self._in_place(box)
+        if in_place and box.xs == slice(0, width):
+            file.seek(self._offset + y0 * self._row_bytes)
+            self._read(file, counts)
+        else:
+            row = np.empty((1, 0 if in_place else counts.shape[1], channels), self._stored)
+            for i in range(len(counts)):
+                file.seek(self._offset + (y0 + i) * self._row_bytes + box.xs.start * channels * self._stored.itemsize)
+                if in_place:
+                    self._read(file, counts[i])
+                    continue
+                self._read(file, row)
+                store_counts(
+                    row[:, :, box.channels],
+                    counts[i : i + 1],
+                    source=str(self._raw),
+                    y0=y0 + i,
+                    x0=box.xs.start,
+                    channel0=box.channels.start,
+                )
+        if in_place and not self._stored.isnative:
+            counts.byteswap(inplace=True)
+
+    def _fill_by_image(self, file: BinaryIO, counts: Array, box: Box, y0: int) -> None:
+        height, width, _ = self.header.shape
+        rows, columns, channels = counts.shape
+        step = self._group_channels(rows, box)
+        planes = np.empty((step, rows, columns), self._stored)
+        plane = np.empty((rows, width), self._stored) if columns < width else None
         for c0 in range(0, channels, step):
             group = planes[: min(step, channels - c0)]
-            for c, plane in enumerate(group, c0):
+            for c, part in enumerate(group, box.channels.start + c0):
                 file.seek(self._offset + (c * height + y0) * width * self._stored.itemsize)
-                self._read(file, plane)
-            out = counts[:, :, c0 : c0 + len(group)]
-            store_counts(group.transpose(1, 2, 0), out, source=str(self._raw), y0=y0, channel0=c0)
+                if plane is None:
+                    self._read(file, part)
+                else:
+                    self._read(file, plane)
+                    part[...] = plane[:, box.xs]
+            store_counts(
+                group.transpose(1, 2, 0),
+                counts[:, :, c0 : c0 + len(group)],
+                source=str(self._raw),
+                y0=y0,
+                x0=box.xs.start,
+                channel0=box.channels.start + c0,
+            )
 
-    def _group_channels(self, rows: int) -> int:
-        plane = rows * self.header.shape[1] * self._stored.itemsize
-        return min(self.header.shape[2], _GROUP_CHANNELS, max(8, _GROUP_BYTES // plane))
+    def _group_channels(self, rows: int, box: Box) -> int:
+        _, width, channels = box.shape
+        plane = rows * width * self._stored.itemsize
+        return min(channels, _GROUP_CHANNELS, max(8, _GROUP_BYTES // plane))
+
+    def _plane_bytes(self, rows: int, box: Box) -> int:
+        width = self.header.shape[1]
+        return rows * width * self._stored.itemsize if box.shape[1] < width else 0
 
     def _read(self, file: BinaryIO, out: Array) -> None:
         view = out.reshape(-1).view(np.uint8).data
@@ -160,7 +211,7 @@ class RippleReader:
             # One read gives 2 GB at most, and may give less.
             n = file.readinto(view[done:])  # type: ignore[attr-defined]
             if not n:
-                self._check_size(math.prod(self.header.shape) * self._stored.itemsize)
+                self._check_size(self.header.shape[0])
                 raise SourceError(
                     str(self._raw),
                     found=f"its end at byte {file.tell()}",
@@ -169,14 +220,38 @@ class RippleReader:
                 )
             done += n
 
-    def _check_size(self, data: int) -> None:
-        found, expected = self._raw.stat().st_size, self._offset + data
+    def _rows_in(self, file: BinaryIO) -> int:
+        """Whole rows that the .raw has, recorded by vector."""
+        return (os.fstat(file.fileno()).st_size - self._offset) // self._row_bytes
+
+    def _check_size(self, height: int) -> None:
+        found, expected = self._raw.stat().st_size, self._offset + height * self._row_bytes
         if found != expected:
             raise SourceError(
                 str(self._raw),
                 found=f"{found} bytes",
                 expected=f"{expected} bytes (offset + width x height x depth x data-length of {self._rpl.name})",
                 fix="copy the file again, it is truncated" if found < expected else f"correct {self._rpl.name}",
+            )
+
+    def _check_rest(self, height: int) -> None:
+        """Check that something can be saved of a .raw that may be cut off."""
+        found, expected = self._raw.stat().st_size, self._offset + height * self._row_bytes
+        if found == expected:
+            return
+        if self._by_image:
+            raise SourceError(
+                str(self._raw),
+                found=f"{found} of {expected} bytes, recorded by image: the last channels are missing in every row",
+                expected="record-by vector, where the whole rows before the end can be saved",
+                fix="copy the file again",
+            )
+        if found - self._offset < self._row_bytes:
+            raise SourceError(
+                str(self._raw),
+                found=f"{found} of {expected} bytes",
+                expected=f"at least one whole row of {self._row_bytes} bytes",
+                fix="copy the file again",
             )
 
 

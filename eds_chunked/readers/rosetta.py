@@ -13,33 +13,25 @@ from typing import Any
 import numpy as np
 
 from eds_chunked.errors import SourceError
-from eds_chunked.readers.base import Band, ElectronImage, MapHeader
+from eds_chunked.readers.ahead import Ahead, look_ahead
+from eds_chunked.readers.base import Band, Box, ElectronImage, MapHeader
 from eds_chunked.readers.choice import choose
-from eds_chunked.readers.signal import (
-    Layout,
-    NotAMapError,
-    electron_image,
-    find_layout,
-    is_image,
-    map_header,
-    signal_type_of,
-)
-from eds_chunked.readers.slabs import bands_of_slabs
+from eds_chunked.readers.signal import Signal, electron_image, find_maps, is_image
+from eds_chunked.readers.slabs import bands_of_slabs, chunk_edges
 from eds_chunked.readers.whole import scratch_bytes
 
 Array = np.ndarray[Any, Any]
-Signal = Mapping[str, Any]
 
 # These have readers of their own here.
-_OWN = ("HSPY", "Ripple")
+_OWN = ("HSPY", "ZSPY", "Ripple")
 
 
 class RosettaReader:
     """Read one spectrum image through RosettaSciIO.
 
-    Where the format's plugin gives a dask array of several chunks along y, rows of chunks are computed one after the
-    other on this thread. Where it gives one chunk, or an array in memory, the whole map is held, and
-    :meth:`peak_bytes` says so.
+    Where the format's plugin gives a dask array (.spd, .dm3 and .dm4, .emd of the Berkeley kind, .nxs), only the
+    chunks of a few rows are computed at a time, on this thread. Where it can only load the whole map (.emd of Velox,
+    .pts), that is done when the first band is asked for, and :meth:`peak_bytes` says what it takes before.
 
     Parameters
     ----------
@@ -52,62 +44,102 @@ class RosettaReader:
     ------
     SourceError
         Unknown format, unreadable, without a spectrum image, or with several and no ``pick``.
+    MemoryBudgetError
+        The file must be loaded to know what is in it, and that may take more than there is.
     """
 
     def __init__(self, path: str | Path, *, pick: str | int | None = None) -> None:
-        self._path = str(path)
-        signals = _load(Path(path))
-        maps, others = _survey(self._path, signals)
-        index = choose(self._path, maps=[(h.title, h.shape) for h, _, _ in maps], pick=pick, others=others)
-        self.header, self._layout, self._data = maps[index]
-        self._stored = np.dtype(self._data.dtype)
-        self._images = [signal for signal in signals if _is_image(signal)]
-        height = self.header.shape[0]
-        row = self._layout.row
-        lazy = not isinstance(self._data, np.ndarray) and row is not None
-        self._edges = [0, *np.cumsum(self._data.chunks[row]).tolist()] if lazy else [0, height]
+        self._path = Path(path)
+        self._ahead = look_ahead(self._path)
+        self._signals = _load(self._path) if self._ahead is None else list(self._ahead.signals)
+        maps, others = find_maps(str(path), self._signals)
+        self._index = choose(str(path), maps=[(m.signal.name, m.header.shape) for m in maps], pick=pick, others=others)
+        self.header, self._layout, signal = maps[self._index]
+        self._data: Any = signal.data
+        self._stored = np.dtype(signal.data.dtype)
 
-    def peak_bytes(self, rows: int) -> int:
-        """Bytes that opening the file and a loop over ``bands(rows)`` hold at most."""
-        height, width, channels = self.header.shape
+    def peak_bytes(self, rows: int, box: Box | None = None) -> int:
+        """Bytes that a loop over ``bands(rows, box)`` holds at most, over what the process holds now.
+
+        For a file that is still to be loaded whole, that includes loading it, whatever the box.
+        """
+        whole = box or Box.whole(self.header.shape)
+        height, width, channels = whole.shape
         rows = min(rows, height)
-        values = rows * width * channels
-        bands: int = min(2, math.ceil(height / rows)) * values * self.header.dtype.itemsize
-        slab: int = max(b - a for a, b in pairwise(self._edges)) * width * channels * self._stored.itemsize
-        # dask joins the chunks of a slab by a copy; a plugin that parses a whole file joins its pieces likewise.
-        return bands + 2 * slab + scratch_bytes(self._stored, values=width * channels) + (1 << 20)
+        bands: int = min(2, math.ceil(height / rows)) * rows * width * channels * self.header.dtype.itemsize
+        bands += scratch_bytes(self._stored, values=width * channels) + (1 << 20)
+        if self._ahead is not None:
+            counts: int = math.prod(self.header.shape) * self._stored.itemsize
+            return counts + max(self._ahead.beside, bands)
+        if isinstance(self._data, np.ndarray):
+            return bands
+        slab = max(b - a for a, b in pairwise(self._edges(rows, whole))) * width * channels * self._stored.itemsize
+        # dask joins the parts of a slab by a copy; of a chunk that cannot be cut while it is read all is there.
+        chunk = math.prod(max(sizes) for sizes in self._data.chunks) * self._stored.itemsize
+        return int(bands + 2 * slab + chunk)
 
-    def bands(self, rows: int) -> Iterator[Band]:
-        """Yield all rows from the first to the last, ``rows`` at a time, in unsigned integers.
+    def bands(self, rows: int, box: Box | None = None) -> Iterator[Band]:
+        """Yield the rows of a box (default: of the whole map), ``rows`` at a time, in unsigned integers.
 
         Raises
         ------
         CountsError
             A signed or float value is negative, not whole, NaN or too large.
+        SourceError
+            A file that is loaded whole cannot be read.
         """
+        whole = box or Box.whole(self.header.shape)
+        self._load_ahead()
 
         def read(y0: int, y1: int) -> Array:
-            block = self._data[self._layout.window(y0, y1)]
+            block = self._data[self._layout.window(whole._replace(ys=slice(y0, y1)))]
             if not isinstance(block, np.ndarray):
                 block = np.asarray(block.compute(scheduler="synchronous"))
             return self._layout.as_map(block)
 
-        return bands_of_slabs(
+        yield from bands_of_slabs(
             read,
-            edges=self._edges,
-            shape=self.header.shape,
+            edges=self._edges(rows, whole),
+            box=whole,
             dtype=self.header.dtype,
             rows=rows,
-            source=self._path,
+            source=str(self._path),
         )
 
     def images(self) -> Iterator[ElectronImage]:
         """Yield the two-dimensional signals of the file."""
-        for signal in self._images:
-            pixels = signal["data"]
-            if not isinstance(pixels, np.ndarray):
-                pixels = np.asarray(pixels.compute(scheduler="synchronous"))
-            yield electron_image(_title(signal), pixels=pixels, axes=_axes(signal))
+        self._load_ahead()
+        for signal in self._signals:
+            if is_image(signal):
+                pixels = signal.data
+                if not isinstance(pixels, np.ndarray):
+                    pixels = np.asarray(pixels.compute(scheduler="synchronous"))
+                yield electron_image(signal, pixels)
+
+    def _load_ahead(self) -> None:
+        if self._ahead is None:
+            return
+        self._signals = _load(self._path, self._ahead)
+        maps, _ = find_maps(str(self._path), self._signals)
+        data = maps[self._index].signal.data if self._index < len(maps) else None
+        if data is None or (data.shape, data.dtype) != (self._data.shape, self._stored):
+            raise SourceError(
+                str(self._path),
+                found="no map" if data is None else f"a map of {data.dtype} {data.shape}",
+                expected=f"{self._stored} {self._data.shape}, as the header says",
+                fix="copy the file again, or export the map as .rpl/.raw",
+            )
+        self._data, self._ahead = data, None
+
+    def _edges(self, rows: int, box: Box) -> list[int]:
+        _, width, channels = box.shape
+        row_bytes = width * channels * self._stored.itemsize
+        if isinstance(self._data, np.ndarray) or self._layout.row is None:
+            return chunk_edges(box, chunk=None, rows=rows, row_bytes=row_bytes)
+        if self._data.npartitions == 1:
+            # Nothing says that a part of it can be had for less than all of it.
+            return [box.ys.start, box.ys.stop]
+        return chunk_edges(box, chunk=max(self._data.chunks[self._layout.row]), rows=rows, row_bytes=row_bytes)
 
 
 def describe(path: str | Path) -> tuple[MapHeader, ...]:
@@ -115,10 +147,11 @@ def describe(path: str | Path) -> tuple[MapHeader, ...]:
 
     Formats whose plugin cannot wait are read whole; the others read no counts.
     """
-    maps, others = _survey(str(path), _load(Path(path)))
+    ahead = look_ahead(Path(path))
+    maps, others = find_maps(str(path), _load(Path(path)) if ahead is None else ahead.signals)
     if not maps:
         choose(str(path), maps=[], pick=None, others=others)
-    return tuple(header for header, _, _ in maps)
+    return tuple(found.header for found in maps)
 
 
 def suffixes() -> tuple[str, ...]:
@@ -128,7 +161,7 @@ def suffixes() -> tuple[str, ...]:
     return tuple(sorted({f".{s.lower()}" for p in IO_PLUGINS if p["name"] not in _OWN for s in p["file_extensions"]}))
 
 
-def _load(path: Path) -> list[Signal]:
+def _load(path: Path, ahead: Ahead | None = None) -> list[Signal]:
     """Return the signals of the file; of several plugins for one suffix, the first that can read it."""
     from rsciio import IO_PLUGINS
 
@@ -139,6 +172,7 @@ def _load(path: Path) -> list[Signal]:
         if plugin["name"] not in _OWN and suffix in (s.lower() for s in plugin["file_extensions"])
     ]
     failures: list[str] = []
+    missing = ""
     for plugin in plugins:
         # The plugins raise whatever their parsing meets, so every error means: not this one.
         try:
@@ -146,73 +180,43 @@ def _load(path: Path) -> list[Signal]:
         except Exception as error:
             failures.append(f"{plugin['name']}: {type(error).__name__}: {error}")
             continue
-        for options in _options(plugin["name"], read):
+        for options in _options(read) if ahead is None else [ahead.options]:
             try:
-                signals: list[Signal] = list(read(str(path), **options))
+                signals = [signal for signal in read(str(path), **options) if "data" in signal]
             except Exception as error:
+                missing = missing or (_package(error) if isinstance(error, ModuleNotFoundError) else "")
                 failures.append(f"{plugin['name']}: {type(error).__name__}: {error}")
                 continue
             # Some lazy modes give sparse arrays; those formats are read at once.
-            if all(isinstance(s["data"], np.ndarray) or _is_dask(s["data"]) for s in signals if "data" in s):
-                return signals
+            if all(isinstance(s["data"], np.ndarray) or _is_dask(s["data"]) for s in signals):
+                return [_signal(signal) for signal in signals]
     raise SourceError(
         str(path),
         found="; ".join(dict.fromkeys(failures)) or f"the suffix {path.suffix!r}",
         expected=f"a file that RosettaSciIO reads as {' or '.join(p['name'] for p in plugins) or 'one of its formats'}",
-        fix="copy the file again, or export the map as .rpl/.raw or .hspy",
+        fix=f"pip install {missing}" if missing else "copy the file again, or export the map as .rpl/.raw or .hspy",
     )
 
 
-def _options(name: str, read: Any) -> list[dict[str, Any]]:
-    if "lazy" not in inspect.signature(read).parameters:
-        return [{}]
-    # The lazy mode of .zspy opens for writing unless told otherwise.
-    lazy = {"lazy": True, "mode": "r"} if name == "ZSPY" else {"lazy": True}
-    return [lazy, {"lazy": False}]
+def _package(error: ModuleNotFoundError) -> str:
+    # RosettaSciIO raises this by hand, too, with the name in quotes.
+    quoted = str(error).split("'")
+    return error.name or (quoted[1] if len(quoted) > 2 else "")
+
+
+def _options(read: Any) -> list[dict[str, Any]]:
+    return [{"lazy": True}, {"lazy": False}] if "lazy" in inspect.signature(read).parameters else [{}]
 
 
 def _is_dask(data: Any) -> bool:
     return hasattr(data, "dask") and isinstance(getattr(data, "_meta", None), np.ndarray)
 
 
-def _survey(source: str, signals: list[Signal]) -> tuple[list[tuple[MapHeader, Layout, Any]], list[str]]:
-    maps, others = [], []
-    for number, signal in enumerate(signals, 1):
-        if "data" not in signal:
-            continue
-        data, axes = signal["data"], _axes(signal)
-        metadata = signal.get("metadata", {})
-        try:
-            layout = find_layout(axes, shape=data.shape, dtype=data.dtype, signal_type=signal_type_of(metadata))
-        except NotAMapError as reason:
-            others.append(f"{_title(signal) or f'signal {number}'!r}: {reason}")
-            continue
-        header = map_header(
-            source,
-            axes=axes,
-            layout=layout,
-            shape=data.shape,
-            dtype=data.dtype,
-            metadata=metadata,
-            original=signal.get("original_metadata", {}),
-        )
-        maps.append((header, layout, data))
-    return maps, others
-
-
-def _axes(signal: Signal) -> list[Mapping[str, Any]]:
-    axes = list(signal["axes"])
+def _signal(found: Mapping[str, Any]) -> Signal:
+    axes, n = list(found["axes"]), len(found["axes"])
     if all("index_in_array" in axis for axis in axes):
-        axes.sort(key=lambda axis: int(axis["index_in_array"]))
-    return axes
-
-
-def _title(signal: Signal) -> str:
-    return str(signal.get("metadata", {}).get("General", {}).get("title", ""))
-
-
-def _is_image(signal: Signal) -> bool:
-    if "data" not in signal:
-        return False
-    data = signal["data"]
-    return is_image(_axes(signal), shape=data.shape, dtype=data.dtype)
+        # The index may be counted from the end: the energy axis of a .spd has -1.
+        axes.sort(key=lambda axis: int(axis["index_in_array"]) % n)
+    metadata = found.get("metadata", {})
+    name = str(metadata.get("General", {}).get("title", ""))
+    return Signal(name, found["data"], axes, metadata, found.get("original_metadata", {}))

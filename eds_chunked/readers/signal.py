@@ -1,18 +1,18 @@
 """A signal as HyperSpy describes it (axes and a metadata tree): which axis is which, and what the header says.
 
-Shared by the .hspy reader and by the formats that come through RosettaSciIO, which use the same description.
+Shared by the .hspy and .zspy readers and by the formats that come through RosettaSciIO, which use this description.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from eds_chunked.readers.base import ElectronImage, MapHeader
+from eds_chunked.readers.base import Box, ElectronImage, MapHeader
 from eds_chunked.readers.units import in_kev, in_um
 from eds_chunked.readers.whole import counts_dtype
 from eds_chunked.schema import ENERGY, SEM, TEM, X, Y
@@ -43,11 +43,10 @@ class Layout:
         """Return (rows, columns, channels) of an array of shape ``stored``."""
         return 1 if self.row is None else int(stored[self.row]), int(stored[self.column]), int(stored[self.energy])
 
-    def window(self, y0: int, y1: int) -> tuple[slice, ...]:
-        """Return the index of rows ``y0:y1``."""
-        if self.row is None:
-            return (slice(None), slice(None))
-        return tuple(slice(y0, y1) if axis == self.row else slice(None) for axis in range(3))
+    def window(self, box: Box) -> tuple[slice, ...]:
+        """Return the index of a box of the map."""
+        places = {self.row: box.ys, self.column: box.xs, self.energy: box.channels}
+        return tuple(places[axis] for axis in range(2 if self.row is None else 3))
 
     def as_map(self, block: Array) -> Array:
         """View a block, cut out by :meth:`window`, as (rows, columns, channels)."""
@@ -103,47 +102,67 @@ def _name(axis: Axis) -> str:
     return str(axis.get("name")).strip().lower()
 
 
-def map_header(
-    source: str,
-    *,
-    axes: Sequence[Axis],
-    layout: Layout,
-    shape: Sequence[int],
-    dtype: np.dtype[Any],
-    metadata: Mapping[str, Any],
-    original: Mapping[str, Any],
-    name: str = "",
-) -> MapHeader:
-    """Describe a spectrum image.
+@dataclass(frozen=True)
+class Signal:
+    """One signal of a file: its name, its array as stored (or what knows its shape and dtype), and what describes it.
 
-    Without an energy unit the scale is 1 and the offset 0, so that energies count channels.
-
-    Parameters
-    ----------
-    source
-        The file.
-    axes, shape, dtype
-        Of the array as it is stored.
-    metadata, original
-        HyperSpy's tree (Acquisition_instrument, General, Sample, Signal), and what the file itself said.
-    name
-        Title of a map whose tree has none.
+    ``data`` is None where there is an array that cannot be opened.
+    ``metadata`` is HyperSpy's tree (Acquisition_instrument, General, Sample, Signal), ``original`` what the file said.
     """
+
+    name: str
+    data: Any
+    axes: Sequence[Axis]
+    metadata: Mapping[str, Any]
+    original: Mapping[str, Any]
+
+
+class FoundMap(NamedTuple):
+    """A signal that is a spectrum image."""
+
+    header: MapHeader
+    layout: Layout
+    signal: Signal
+
+
+def find_maps(source: str, signals: Iterable[Signal]) -> tuple[list[FoundMap], list[str]]:
+    """Return the spectrum images among the signals of a file, and a word on each other signal."""
+    maps, others = [], []
+    for number, signal in enumerate(signals, 1):
+        if signal.data is None:
+            others.append(f"{signal.name!r}: data of a type or codec that is not known")
+            continue
+        shape, dtype = signal.data.shape, signal.data.dtype
+        try:
+            layout = find_layout(
+                signal.axes, shape=shape, dtype=dtype, signal_type=str(_at(signal.metadata, "Signal", "signal_type"))
+            )
+        except NotAMapError as reason:
+            others.append(f"{signal.name or f'signal {number}'!r}: {reason}")
+        else:
+            maps.append(FoundMap(_header(source, signal, layout), layout, signal))
+    return maps, others
+
+
+def _header(source: str, signal: Signal, layout: Layout) -> MapHeader:
+    """Describe a spectrum image; without an energy unit the scale is 1 and the offset 0: energies count channels."""
+    axes, metadata = signal.axes, signal.metadata
     energy = axes[layout.energy]
     scale, offset = (in_kev(_number(energy.get(key)) or 0.0, energy.get("units")) for key in ("scale", "offset"))
     calibrated = scale is not None and offset is not None and scale > 0
     beam, live, real = (
         _instrument(metadata, *keys) for keys in (("beam_energy",), (*_EDS, "live_time"), (*_EDS, "real_time"))
     )
+    title = str(_at(metadata, "General", "title") or signal.name)
     return MapHeader(
         source=source,
-        shape=layout.shape(shape),
-        dtype=counts_dtype(dtype, source=source),
+        shape=layout.shape(signal.data.shape),
+        dtype=counts_dtype(signal.data.dtype, source=source),
         energy_scale=scale if calibrated and scale is not None else 1.0,
         energy_offset=offset if calibrated and offset is not None else 0.0,
         energy_calibrated=calibrated,
         pixel_size=pixel_size(None if layout.row is None else axes[layout.row], axes[layout.column]),
-        title=str(_at(metadata, "General", "title") or name),
+        title="" if title == _UNTITLED else title,
         signal_type=_signal_type(metadata),
         beam_energy=beam,
         elements=_elements(metadata),
@@ -153,12 +172,14 @@ def map_header(
             {
                 **metadata,
                 "axes": [{k: axis[k] for k in _AXIS_KEYS if k in axis} for axis in axes],
-                "original_metadata": original,
+                "original_metadata": signal.original,
             }
         ),
     )
 
 
+# What HyperSpy calls a signal that has no title.
+_UNTITLED = "__unnamed__"
 _EDS = ("Detector", "EDS")
 _AXIS_KEYS = ("name", "size", "scale", "offset", "units", "navigate")
 
@@ -173,28 +194,26 @@ def pixel_size(row: Axis | None, column: Axis) -> tuple[float, float] | None:
     return None if height is None or width is None else (height, width)
 
 
-def electron_image(name: str, *, pixels: Array, axes: Sequence[Axis]) -> ElectronImage:
-    """Return a two-dimensional signal as an image."""
-    return ElectronImage(name, pixels, pixel_size(axes[0], axes[1]))
+def electron_image(signal: Signal, pixels: Array) -> ElectronImage:
+    """Return a signal for which :func:`is_image` holds as an image."""
+    return ElectronImage(signal.name, pixels, pixel_size(signal.axes[0], signal.axes[1]))
 
 
-def is_image(axes: Sequence[Axis], *, shape: Sequence[int], dtype: np.dtype[Any]) -> bool:
+def is_image(signal: Signal) -> bool:
     """Say whether the signal is a single grey image: two signal axes and no other."""
+    if signal.data is None:
+        return False
+    shape, dtype = signal.data.shape, signal.data.dtype
     return (
-        len(shape) == len(axes) == 2
+        len(shape) == len(signal.axes) == 2
         and min(shape) > 1
         and dtype.kind in "iuf"
-        and not any(axis.get("navigate", False) for axis in axes)
+        and not any(axis.get("navigate", False) for axis in signal.axes)
     )
 
 
-def signal_type_of(metadata: Mapping[str, Any]) -> str:
-    """Return the signal type that the tree states, or an empty text."""
-    return str(_at(metadata, "Signal", "signal_type") or "")
-
-
 def _signal_type(metadata: Mapping[str, Any]) -> str:
-    stated = signal_type_of(metadata).upper()
+    stated = str(_at(metadata, "Signal", "signal_type")).upper()
     if "TEM" in stated or "SEM" in stated:
         return TEM if "TEM" in stated else SEM
     instrument = _at(metadata, "Acquisition_instrument") or {}

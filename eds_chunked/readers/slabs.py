@@ -7,47 +7,96 @@ from typing import Any
 
 import numpy as np
 
-from eds_chunked.readers.base import Band
+from eds_chunked.errors import SourceError
+from eds_chunked.readers.base import Band, Box
 from eds_chunked.readers.whole import store_counts
 
 Array = np.ndarray[Any, Any]
+
+# A row of chunks is read whole, and each chunk once, up to this size; beyond it memory comes first.
+_SLAB_BYTES = 64 << 20
+
+
+def chunk_edges(box: Box, *, chunk: int | None, rows: int, row_bytes: int) -> list[int]:
+    """Return the rows at which slabs begin, and the row after the last: rows of chunks if they fit, else bands.
+
+    Parameters
+    ----------
+    box
+        What is read of the map.
+    chunk
+        Rows of a chunk of the file, None where it has none.
+    rows
+        Rows of a band.
+    row_bytes
+        Bytes of a row of the box, as it is stored.
+    """
+    start, stop = box.ys.start, box.ys.stop
+    step = min(rows, stop - start)
+    if chunk is not None:
+        # As many whole rows of chunks as a band has room for, one at least.
+        aligned = chunk * max(1, step // chunk)
+        if aligned <= step or min(aligned, stop - start) * row_bytes <= _SLAB_BYTES:
+            return [start, *range((start // aligned + 1) * aligned, stop, aligned), stop]
+    return [*range(start, stop, step), stop]
 
 
 def bands_of_slabs(
     read: Callable[[int, int], Array],
     *,
     edges: Sequence[int],
-    shape: tuple[int, int, int],
+    box: Box,
     dtype: np.dtype[Any],
     rows: int,
     source: str,
 ) -> Iterator[Band]:
-    """Yield bands of ``rows`` rows, reading the slabs between ``edges`` (0, ..., height) one after the other.
+    """Yield bands of ``rows`` rows, reading the slabs between ``edges`` one after the other.
+
+    Where a slab cannot be read, its rows are tried one by one, so that all whole rows before the damage come out.
 
     Parameters
     ----------
     read
-        Called with the first row and the row after the last of a slab; returns (rows, columns, channels) in any type
-        and any strides.
+        Called with the first row and the row after the last of a slab; returns (rows, columns, channels) of the box in
+        any type and any strides.
     edges
-        Where slabs begin and end: the file's own chunk rows, so that no chunk is decompressed twice.
-    shape, dtype
-        Of the map that comes out.
+        Where slabs begin and end, from the first row of the box to the row after its last: the file's own chunk rows,
+        so that no chunk is decompressed twice.
+    box, dtype
+        Of the counts that come out.
     """
-    height, width, channels = shape
-    slab, begin, end, at = None, 0, 0, 0
-    for y0 in range(0, height, rows):
-        y1 = min(y0 + rows, height)
+    _, width, channels = box.shape
+    edges = list(edges)
+    slab, begin, end, at = None, 0, box.ys.start, 0
+    for y0 in range(box.ys.start, box.ys.stop, rows):
+        y1 = min(y0 + rows, box.ys.stop)
         counts = np.empty((y1 - y0, width, channels), dtype)
         y = y0
         while y < y1:
             if y == end:
                 slab = None  # Let go of the old slab before the new one is made.
-                begin, end, at = edges[at], edges[at + 1], at + 1
-                slab = read(begin, end)
+                begin, end = edges[at], edges[at + 1]
+                try:
+                    slab = read(begin, end)
+                except SourceError:
+                    if end - begin > 1:
+                        edges[at + 1 : at + 1] = range(begin + 1, end)
+                        end = begin
+                        continue
+                    if y > y0:
+                        yield Band(y0, y - y0, counts[: y - y0])
+                    raise
+                at += 1
             assert slab is not None
             stop = min(y1, end)
-            store_counts(slab[y - begin : stop - begin], counts[y - y0 : stop - y0], source=source, y0=y)
+            store_counts(
+                slab[y - begin : stop - begin],
+                counts[y - y0 : stop - y0],
+                source=source,
+                y0=y,
+                x0=box.xs.start,
+                channel0=box.channels.start,
+            )
             y = stop
         yield Band(y0, y1 - y0, counts)
         # The caller has the band now; a second name would keep it alive while the next one is made.

@@ -39,10 +39,10 @@ def scratch_bytes(stored: np.dtype[Any], *, values: int) -> int:
     return values * (stored.itemsize + 2) if stored.kind == "f" else 0
 
 
-def store_counts(block: Array, out: Array, *, source: str, y0: int, channel0: int = 0) -> None:
+def store_counts(block: Array, out: Array, *, source: str, y0: int, x0: int = 0, channel0: int = 0) -> None:
     """Copy ``block`` into ``out``, both (rows, columns, channels), or raise CountsError at the first value of no count.
 
-    ``y0`` and ``channel0`` are the row and channel of the block's first value in the map, for the message.
+    ``y0``, ``x0`` and ``channel0`` are where the block's first value is in the map, for the message.
     """
     if not needs_check(block.dtype):
         out[...] = block
@@ -50,7 +50,7 @@ def store_counts(block: Array, out: Array, *, source: str, y0: int, channel0: in
     for i in range(len(block)):
         row = block[i]
         if not _is_counts(row):
-            _report(row, source=source, y=y0 + i, channel0=channel0)
+            _report(row, source=source, y=y0 + i, x0=x0, channel0=channel0)
         with np.errstate(invalid="ignore"):
             out[i] = row
 
@@ -63,7 +63,7 @@ def _is_counts(values: Array) -> bool:
         return values.dtype.kind != "f" or bool((values == np.trunc(values)).all())
 
 
-def _report(row: Array, *, source: str, y: int, channel0: int) -> None:
+def _report(row: Array, *, source: str, y: int, x0: int, channel0: int) -> None:
     with np.errstate(invalid="ignore"):
         good = (row >= 0) & (row <= LARGEST)
         if row.dtype.kind == "f":
@@ -71,7 +71,7 @@ def _report(row: Array, *, source: str, y: int, channel0: int) -> None:
     x, channel = (int(i) for i in np.argwhere(~good)[0])
     raise CountsError(
         f"counts of {source}",
-        found=f"{row[x, channel]} at y={y}, x={x}, channel={channel0 + channel}",
+        found=f"{row[x, channel]} at y={y}, x={x0 + x}, channel={channel0 + channel}",
         expected=f"whole numbers from 0 to {LARGEST}",
         fix="export the raw counts, not normalised, smoothed or background-subtracted ones",
     )

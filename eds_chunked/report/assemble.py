@@ -109,9 +109,11 @@ def pictures(store: Location) -> Iterator[Picture]:
             figures.png(figures.draw_phase_spectra(spectra)),
         )
     if grains is not None:
+        # Not the last phases, which may have been made again since.
+        origin = load(store, grains.attrs[schema.PARENT]) if schema.PARENT in grains.attrs else phases
         yield Picture(
             "grain_map", "Grains", "Map of the separated grains in the colour of their phase",
-            figures.png(figures.draw_grain_map(grains, phases)),
+            figures.png(figures.draw_grain_map(grains, origin)),
         )  # fmt: skip
         for phase in _phases_with_sizes(grains):
             for scale in ("linear", "log"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -13,7 +14,9 @@ import zarr
 from eds_chunked import schema
 from eds_chunked.errors import ParameterError
 from eds_chunked.store.backend import Location, location_text, zarr_store
-from eds_chunked.store.opening import open_map
+from eds_chunked.store.consolidation import forget_consolidated
+from eds_chunked.store.lock import locked
+from eds_chunked.store.opening import check_store, open_map
 from eds_chunked.store.provenance import event, fingerprint
 from eds_chunked.store.zero_peak import zero_peak_channel
 
@@ -44,7 +47,8 @@ def calibrate(
 ) -> xr.Dataset:
     """Set the axes and metadata of a stored map; what is not given stays as it is, and no count is read or changed.
 
-    The change is noted in the map's history. Results that were saved before are stale from then on.
+    The change is noted in the map's history. Results that were saved before are stale from then on. Broken off at any
+    moment, the same call again puts everything right; until then no result of the map is fresh and no step runs.
 
     Parameters
     ----------
@@ -77,6 +81,8 @@ def calibrate(
         Nothing to set, a value that cannot be, or no zero peak.
     StoreNotFoundError, StoreError
         There is no store, or its conversion did not finish.
+    StoreBusyError
+        Another process is writing into the store.
     """
     given: dict[str, Any] = {
         "energy_scale": energy_scale,
@@ -94,17 +100,33 @@ def calibrate(
             "calibrate", found="nothing to set", expected="at least one value", fix="--energy-offset -0.4724"
         )
     attrs = _new_attrs(given)
-    ds = open_map(store)
-    axes: dict[str, tuple[Array, str]] = {}
-    if given.keys() & {"energy_scale", "energy_offset", "zero_peak"}:
-        axes[schema.ENERGY] = _energies(ds, given), schema.KEV
-        given["energy_offset"] = float(axes[schema.ENERGY][0][0])
-    if schema.PIXEL_SIZE in attrs:
-        sizes = schema.pixel_size(ds)
-        for axis, old, new in zip((schema.Y, schema.X), sizes[:2], attrs[schema.PIXEL_SIZE], strict=True):
-            axes[axis] = (float(ds[axis][0]) / old + np.arange(ds.sizes[axis])) * new, schema.MICROMETRE
-    _write(store, ds, axes, attrs, event("calibrate", **given))
+    check_store(store)
+    with locked(store):
+        ds, axes = _as_before(open_map(store))
+        if given.keys() & {"energy_scale", "energy_offset", "zero_peak"}:
+            axes[schema.ENERGY] = _energies(ds, given), schema.KEV
+            given["energy_offset"] = float(axes[schema.ENERGY][0][0])
+        if schema.PIXEL_SIZE in attrs:
+            sizes = schema.pixel_size(ds)
+            for axis, old, new in zip((schema.Y, schema.X), sizes[:2], attrs[schema.PIXEL_SIZE], strict=True):
+                axes[axis] = (float(ds[axis][0]) / old + np.arange(ds.sizes[axis])) * new, schema.MICROMETRE
+        _write(store, ds, axes, attrs, event("calibrate", **given))
     return open_map(store)
+
+
+def _as_before(ds: xr.Dataset) -> tuple[xr.Dataset, dict[str, tuple[Array, str]]]:
+    """Return the map with the axes that it had before a calibration that was broken off, and these axes."""
+    axes = {
+        axis: (np.asarray(stored["values"], float), str(stored["units"]))
+        for axis, stored in ds.attrs.get(schema.BEFORE_CALIBRATION, {}).items()
+    }
+    return _with_axes(ds, axes), axes
+
+
+def _with_axes(ds: xr.Dataset, axes: dict[str, tuple[Array, str]]) -> xr.Dataset:
+    for axis, (values, unit) in axes.items():
+        ds = ds.assign_coords({axis: (axis, values, {**ds[axis].attrs, "units": unit})})
+    return ds
 
 
 def _write(
@@ -114,19 +136,26 @@ def _write(
     attrs: dict[str, Any],
     done: dict[str, Any],
 ) -> None:
-    """Write the coordinates, then the document of the map in one put.
+    """Write the coordinates between two puts of the document of the map.
 
-    The document has the new fingerprint. In the other order a crash in between could pass old coordinates for new
-    ones; this way the same call again puts everything right.
+    The first one notes the axes as they were, and a fingerprint that no result has: until the second, with the new
+    fingerprint, no result of this map is fresh. A crash in between leaves what the next call begins with.
     """
+    forget_consolidated(store)
+    group = zarr.open_group(zarr_store(store), path=schema.MAP_GROUP, mode="r+")
+    stored = group.attrs.asdict()
+    if axes:
+        before = {axis: {"values": ds[axis].values.tolist(), "units": ds[axis].attrs.get("units")} for axis in axes}
+        nobodys = f"being calibrated {uuid.uuid4().hex}"
+        group.attrs.put(stored | {schema.FINGERPRINT: nobodys, schema.BEFORE_CALIBRATION: before})
     for axis, (values, unit) in axes.items():
-        ds = ds.assign_coords({axis: (axis, values, {**ds[axis].attrs, "units": unit})})
         array = zarr.open_array(zarr_store(store), path=f"{schema.MAP_GROUP}/{axis}", mode="r+")
         array[:] = values
         array.attrs["units"] = unit
+    stored.pop(schema.BEFORE_CALIBRATION, None)
     history = [*ds.attrs.get(schema.HISTORY, []), done]
-    changed = attrs | {schema.HISTORY: history, schema.FINGERPRINT: fingerprint(ds.assign_attrs(attrs))}
-    zarr.open_group(zarr_store(store), path=schema.MAP_GROUP, mode="r+").update_attributes(changed)
+    new = fingerprint(_with_axes(ds, axes).assign_attrs(attrs))
+    group.attrs.put(stored | attrs | {schema.HISTORY: history, schema.FINGERPRINT: new})
 
 
 def _new_attrs(given: dict[str, Any]) -> dict[str, Any]:

@@ -1,35 +1,44 @@
-"""From a microscope's file to a store, in one pass over the counts."""
+"""From a microscope's file to a store, in one pass over the counts that can be stopped and gone on with."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
-import shutil
-import uuid
+import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from eds_chunked import progress, schema
-from eds_chunked.errors import CountsError, MemoryBudgetError, SourceError, StoreExistsError
-from eds_chunked.kernels.sparse import Csr, concatenate, from_dense, take_pixels
-from eds_chunked.memory import MB, Need, format_size, plan
+from eds_chunked.errors import CountsError, MemoryBudgetError, ParameterError, SourceError, StoreFullError
+from eds_chunked.kernels.sparse import Csr
+from eds_chunked.memory import format_size
 from eds_chunked.readers import open_source
-from eds_chunked.readers.base import Band, MapHeader, Reader
-from eds_chunked.store.backend import Location, delete_dir, exists, list_dir, location_text
+from eds_chunked.readers.base import MapHeader, Reader
+from eds_chunked.readers.selection import Energy, Rebin, Region, selected
+from eds_chunked.store.backend import Location, zarr_store
 from eds_chunked.store.description import describe_image, describe_map
-from eds_chunked.store.layout import ROOT_DOCUMENT, tile_shape
-from eds_chunked.store.opening import is_ours, open_map
+from eds_chunked.store.journal import ConversionPlan, Journal
+from eds_chunked.store.layout import shard_shape, tile_shape
+from eds_chunked.store.opening import State, open_map, unfinished
+from eds_chunked.store.origin import differences, source_facts
+from eds_chunked.store.replacement import Site, building_site
+from eds_chunked.store.staging import Budget, Staging, TileRow, plan_staging
 from eds_chunked.store.survey import Survey, TileSurvey, survey_tile
+from eds_chunked.store.tile_codecs import TILE_CODECS
 from eds_chunked.store.writer import MapWriter
 
-_TYPICAL_FILL = 0.1
-"""Share of non-zero values that the staging of rows is planned for; denser maps use what the budget leaves."""
+DEFAULT_CODEC = "counts"
+
+STATED_TOTAL = "header_total_counts"
+"""Metadata of a header: the counts of the whole map as its file states them."""
 
 
 def convert(
@@ -37,14 +46,22 @@ def convert(
     store: Location,
     *,
     pick: str | int | None = None,
+    region: Region | None = None,
+    energy: Energy | None = None,
+    rebin: Rebin | None = None,
+    energy_scale: float | None = None,
+    salvage: bool = False,
+    codec: str | None = None,
+    shards: bool | None = None,
     memory: str | int | None = None,
+    resume: bool = False,
     overwrite: bool = False,
 ) -> xr.Dataset:
     """Convert a microscope's file to a store; computes, in one streamed pass.
 
     Counts are written as tiles x all channels, in the smallest unsigned dtype that holds the map's true maximum. The
     survey (sum spectrum, maximum-pixel spectrum, total counts) is gathered in the same pass. The map appears in the
-    store only when it is whole: an interrupted conversion leaves nothing that opens.
+    store only when it is whole: what an interruption leaves does not open, and ``resume=True`` goes on with it.
 
     Parameters
     ----------
@@ -54,11 +71,31 @@ def convert(
     store
         Path or URL of the Zarr store to make.
     pick
-        Name or number (from 1) of the spectrum image, for files with several.
+        Name or number (from 1) of the spectrum image, for files with several; of a reader, what it was opened with.
+    region
+        Rows and columns to store, as two slices in pixels; default: all.
+    energy
+        Lowest and highest keV of the channels to store; default: all.
+    rebin
+        Rows, columns and channels that are added up to one.
+    energy_scale
+        keV per channel, for files that state it wrongly or not at all.
+    salvage
+        Of a damaged file keep all whole rows before the damage. The map then has those rows only, and says so.
+    codec
+        How counts are packed: ``"counts"`` (default; small and fast, read by whoever has this package), ``"zstd"`` or
+        ``"lz4"`` (read by every Zarr).
+    shards
+        Put 16 tiles in one file or object; default: where there are more than 10 000 tiles.
     memory
         Budget for the resident memory of the whole process, such as ``"1GB"``.
+    resume
+        Go on with a conversion that stopped, with its own tiles, codec, shards and selection, whatever the budget is
+        now. Where nothing was begun it begins, and what is whole stays as it is.
     overwrite
-        Replace an existing store, with all its results.
+        Replace the map of an existing store. Its results stay, and are stale unless the map is the same. The old store
+        is in place until the new one is whole (not on object stores); ``resume`` goes on with a replacement that
+        stopped.
 
     Returns
     -------
@@ -67,9 +104,15 @@ def convert(
     Raises
     ------
     SourceError, SourceNotFoundError, CountsError
-        The file is not there, not readable, or holds no counts.
+        The file is not there, not readable, damaged, or holds no counts. Nothing stays of what this call wrote.
+    ParameterError
+        A selection that cannot be, or ``resume`` with another source or other parameters than it began with.
     StoreExistsError
         ``store`` exists and ``overwrite`` is false, or it is something else than a store.
+    StoreBusyError
+        Another process is converting into it (told on disks, not on object stores).
+    StoreFullError
+        The disk is full. What is written stays, for ``resume``.
     MemoryBudgetError
         The smallest way to do it needs more memory than the budget.
 
@@ -77,66 +120,40 @@ def convert(
     -----
     Memory: rows are staged as CSR until a row of tiles is complete, so a dense band never exists.
     """
-    reader = open_source(Path(source), pick=pick) if isinstance(source, str | os.PathLike) else source
-    header = reader.header
-    _check_target(store, overwrite=overwrite)
-    _check_shape(header)
-    how = _plan(reader, memory)
-    with _new_store(store) as place:
-        _fill(reader, place, how)
+    if codec is not None and codec not in TILE_CODECS:
+        raise ParameterError("codec", found=repr(codec), expected=" or ".join(TILE_CODECS), fix="--codec counts")
+    with building_site(store, resume=resume, overwrite=overwrite) as site:
+        begun = None if site.found is State.NOTHING else Journal(zarr_store(site.place, read_only=True)).plan
+        if site.found is State.WHOLE and begun is None:
+            # Of an early version of the package, which kept no journal.
+            _warn_whole(site)
+            return open_map(store)
+        pick = pick if begun is None or pick is not None else begun.pick
+        reader = source
+        if isinstance(reader, str | os.PathLike):
+            reader = open_source(Path(reader), pick=pick, salvage=salvage)
+        facts = source_facts(reader.header)
+        asked: dict[str, Any] = {"region": region, "energy": energy, "rebin": rebin, "energy_scale": energy_scale}
+        if begun is not None and not reader.header.parameters:
+            asked = _arguments(begun.selection) | {name: value for name, value in asked.items() if value is not None}
+        reader = selected(reader, **asked)
+        _check_shape(reader.header)
+        if begun is None:
+            plan = _plan(reader.header, facts, codec=codec, shards=shards, pick=pick)
+        else:
+            plan = begun
+            _check_same(site, begun, facts, reader.header, codec=codec, shards=shards)
+        if site.found is State.WHOLE and not site.replaces:
+            _warn_whole(site)
+        elif site.found is not State.WHOLE:
+            budget = plan_staging(reader, plan, memory=memory)
+            _build(site, _Work(reader, plan, budget, salvage), resume=begun is not None)
+        site.finish()
     return open_map(store)
 
 
-@contextmanager
-def _new_store(store: Location) -> Iterator[str]:
-    """Give a place to build a store at, and make it ``store`` at the end; what fails leaves everything as it was.
-
-    An older store on a disk stays until the new one is whole. Object stores cannot rename: there it goes first.
-    """
-    text = location_text(store)
-    replaces = exists(store, ROOT_DOCUMENT)
-    beside = replaces and "://" not in text
-    # Hidden, and a name that nobody has: what lies beside the store may be anybody's.
-    mark = uuid.uuid4().hex[:12]
-    hidden = os.path.join(os.path.dirname(text), f".{os.path.basename(text)}.{mark}")
-    place, old = (f"{hidden}.new", f"{hidden}.old") if beside else (text, "")
-    if replaces and not beside:
-        delete_dir(text, "")
-    try:
-        yield place
-        if beside:
-            os.rename(text, old)
-            try:
-                os.rename(place, text)
-            except BaseException:
-                os.rename(old, text)
-                raise
-    except BaseException:
-        # Without its map a store is of no use, and it is this call that made it.
-        delete_dir(place, "")
-        raise
-    if beside:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _check_target(store: Location, *, overwrite: bool) -> None:
-    text = location_text(store)
-    if not list_dir(store, "") and not os.path.isfile(text):
-        return
-    if not is_ours(store):
-        raise StoreExistsError(
-            f"store {text}",
-            found="something that is no eds_chunked store",
-            expected="a new place",
-            fix="choose another",
-        )
-    if not overwrite:
-        raise StoreExistsError(
-            f"store {text}",
-            found="a store",
-            expected="a new place",
-            fix="add --overwrite to replace it with all its results",
-        )
+def _warn_whole(site: Site) -> None:
+    warnings.warn(f"{site.target} is whole already: there was nothing to resume", stacklevel=3)
 
 
 def _check_shape(header: MapHeader) -> None:
@@ -149,147 +166,229 @@ def _check_shape(header: MapHeader) -> None:
         )
 
 
+# --------------------------------------------------------------------------------------------------- the plan
+def _plan(
+    header: MapHeader, facts: dict[str, Any], *, codec: str | None, shards: bool | None, pick: str | int | None
+) -> ConversionPlan:
+    tile = tile_shape(header.shape[2])
+    shard = shard_shape(header.shape, tile, wanted=shards)
+    return ConversionPlan(header.shape, tile, shard, codec or DEFAULT_CODEC, facts, _json(header.parameters), pick)
+
+
+def _json(value: Any) -> Any:
+    """Return a value as it comes back from the journal."""
+    return json.loads(json.dumps(value))
+
+
+def _arguments(selection: dict[str, Any]) -> dict[str, Any]:
+    """Return a selection as the arguments that made it."""
+    found = dict(selection)
+    if "region" in found:
+        found["region"] = tuple(slice(*ends) for ends in found["region"])
+    if "energy" in found:
+        low, high = found["energy"]
+        found["energy"] = (-math.inf if low is None else low, math.inf if high is None else high)
+    if "rebin" in found:
+        found["rebin"] = tuple(found["rebin"])
+    return found
+
+
+def _check_same(
+    site: Site,
+    begun: ConversionPlan,
+    facts: dict[str, Any],
+    header: MapHeader,
+    *,
+    codec: str | None,
+    shards: bool | None,
+) -> None:
+    """Refuse to go on with another source than it began with, or with other parameters."""
+    other = [f"{difference} of the source" for difference in differences(begun.source, _json(facts))]
+    now = _json(header.parameters)
+    other += [
+        f"{name} {now.get(name)} in place of {begun.selection.get(name)}"
+        for name in {**begun.selection, **now}
+        if now.get(name) != begun.selection.get(name)
+    ]
+    if codec not in (None, begun.codec):
+        other.append(f"codec {codec} in place of {begun.codec}")
+    if shards not in (None, begun.shard is not None):
+        other.append("shards, where it began without" if shards else "no shards, where it began with them")
+    if not other and begun.shape != header.shape:
+        other.append(f"shape {header.shape} in place of {begun.shape}")
+    if other:
+        _, command = unfinished(site.place, at=site.target)
+        raise ParameterError(
+            f"resume of {site.target}",
+            found=", ".join(other),
+            expected="what the conversion began with",
+            fix=f"{command}{' --overwrite' if site.replaces else ''}, or --overwrite alone to begin again",
+        )
+
+
+# --------------------------------------------------------------------------------------------------- the work
 @dataclass(frozen=True)
-class _How:
-    rows: int
-    workers: int
-    staging: int
-    limit: int
+class _Work:
+    reader: Reader
+    plan: ConversionPlan
+    budget: Budget
+    salvage: bool
 
 
-def _plan(reader: Reader, memory: str | int | None) -> _How:
-    """Find the tallest band of rows that fits the budget; bands of a few rows only cost calls."""
-    height, width, n_channels = reader.header.shape
-    side = tile_shape(n_channels)[0]
-    itemsize = min(4, max(1, reader.header.dtype.itemsize))
-    staging = int(2 * side * width * n_channels * _TYPICAL_FILL * (2 + itemsize))
-    flat = 40 * height * width
-    # A tile exists as CSR, dense, and as the buffers of the codec.
-    tile = side * side * n_channels * itemsize
-    rows = min(side, height)
-    while True:
-        need = Need("convert", reader.peak_bytes(rows) + staging + flat, 4 * tile)
-        try:
-            chosen = plan(need, memory=memory)
-        except MemoryBudgetError:
-            if rows == 1:
-                raise
-            rows //= 2
+def _build(site: Site, work: _Work, *, resume: bool) -> None:
+    """Write the store, or what is missing of it; what fails leaves it to be resumed, unless the source is to blame."""
+    writer: MapWriter | None = None
+    try:
+        if resume:
+            site.remove_leftovers()
         else:
-            return _How(rows, chosen.workers, staging + chosen.spare, chosen.limit)
+            site.clear()
+        writer = MapWriter(site.place, work.plan, resume=resume)
+        _write(writer, work)
+    except BaseException as error:
+        worthless = writer is None or not writer.marked or isinstance(error, SourceError | CountsError | ParameterError)
+        kept = resume or not worthless
+        better = _explained(error, site, writer, kept=kept)
+        if not kept:
+            site.clear()
+        if better is error:
+            raise
+        raise better from error
 
 
-def _fill(reader: Reader, store: Location, how: _How) -> None:
-    header = reader.header
-    writer = MapWriter(store, header.shape)
-    survey = Survey(header.shape)
-    with ThreadPoolExecutor(how.workers) as pool, progress.step("convert", header.shape[0]) as done:
-        pending: deque[Future[TileSurvey]] = deque()
-        for ys, parts in _tile_rows(reader, writer.tile[0], how):
-            # The row of tiles before this one was written while this one was read.
-            _collect(pending, survey)
-            writer.make_room_for(max((int(part.value.max(initial=0)) for _, part in parts), default=0))
-            for x0 in range(0, header.shape[1], writer.tile[1]):
-                xs = slice(x0, min(header.shape[1], x0 + writer.tile[1]))
-                pending.append(pool.submit(_write_tile, writer, ys, xs, parts))
-            done(ys.stop - ys.start)
+def _explained(error: BaseException, site: Site, writer: MapWriter | None, *, kept: bool) -> BaseException:
+    """Return the error that says how to go on, where there is one."""
+    again = "--overwrite --resume" if site.replaces else "--resume"
+    if isinstance(error, MemoryBudgetError) and kept:
+        return MemoryBudgetError(error.what, found=error.found, expected=error.expected, fix=f"{error.fix} {again}")
+    if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+        command = unfinished(site.place, at=site.target)[1] if kept else "convert again"
+        more = "room for the map"
+        if writer is not None and writer.marked:
+            done, height = sum(ys.stop - ys.start for ys in writer.marked), writer.plan.shape[0]
+            rest = writer.bytes_written * (height - done) / done
+            more = f"about {format_size(rest)} for the other {height - done} of {height} rows"
+        return StoreFullError(
+            f"store {site.place}",
+            found="no space left on the device",
+            expected=more,
+            fix=f"free space, then {command}{' --overwrite' if kept and site.replaces else ''}",
+        )
+    return error
+
+
+def _write(writer: MapWriter, work: _Work) -> None:
+    survey = Survey(work.plan.shape)
+    staging = Staging(work.reader, work.plan, work.budget, salvage=work.salvage)
+    full = height = work.plan.shape[0]
+    with ThreadPoolExecutor(work.budget.workers) as pool, progress.step("convert", full) as done:
+        for ys in writer.marked:
+            if _survey_written(pool, writer, ys, survey):
+                done(ys.stop - ys.start)
+            else:
+                writer.forget(ys)
+        pending: deque[Future[list[TileSurvey]]] = deque()
+        for gap in writer.gaps:
+            height = gap.start
+            for row in staging.rows(gap):
+                # The row of tiles before this one was written while this one was read.
+                _collect(pending, survey)
+                writer.make_room_for(row.largest)
+                pending.extend(pool.submit(_write_unit, writer, row, unit) for unit in writer.units)
+                height = row.ys.stop
+                done(row.ys.stop - row.ys.start)
+                del row
+            if staging.damage is not None:
+                break
+        else:
+            height = full
         _collect(pending, survey)
+    if staging.damage is not None and (height == 0 or any(ys.start >= height for ys in writer.marked)):
+        raise staging.damage
     if not survey.sum_spectrum.any():
         raise CountsError(
-            f"map in {header.source}",
+            f"map in {work.reader.header.source}",
             found="no counts in any pixel",
             expected="a map with counts",
             fix="check the file",
         )
-    _seal(writer, header, survey, reader)
+    survey.crop(height)
+    _seal(writer, work.reader, survey, staging.damage)
 
 
-def _collect(pending: deque[Future[TileSurvey]], survey: Survey) -> None:
+def _survey_written(pool: ThreadPoolExecutor, writer: MapWriter, ys: slice, survey: Survey) -> bool:
+    """Add a row of tiles that was written before to the survey, and tell whether it is there as it was written."""
+
+    def survey_one(xs: slice) -> TileSurvey:
+        return survey_tile(writer.read_back(ys, xs), ys, xs, writer.plan.shape[1])
+
+    columns = [xs for unit in writer.units for xs in writer.columns(unit)]
+    try:
+        tiles = list(pool.map(survey_one, columns))
+    except (OSError, ValueError, RuntimeError):  # absent, or other bytes
+        return False
+    for tile in tiles:
+        survey.add(tile)
+    return True
+
+
+def _collect(pending: deque[Future[list[TileSurvey]]], survey: Survey) -> None:
     while pending:
-        survey.add(pending.popleft().result())
+        for tile in pending.popleft().result():
+            survey.add(tile)
 
 
-def _tile_rows(reader: Reader, side: int, how: _How) -> Iterator[tuple[slice, list[tuple[slice, Csr]]]]:
-    """Gather the bands of the reader, as CSR, into the rows of one row of tiles."""
-    height, width, _ = reader.header.shape
-    parts: list[tuple[slice, Csr]] = []
-    top = read = 0
-    # Bands must not straddle rows of tiles; a power of two below the side never does.
-    rows = how.rows
-    for band in reader.bands(rows):
-        parts.extend(_split(band, _compressed(band, reader.header, read), width, side))
-        read += band.rows
-        staged = sum(part.channel.nbytes + part.value.nbytes for _, part in parts)
-        if 2 * staged > how.staging:
-            rows_staged = parts[-1][0].stop - top
-            missing = 2 * staged * min(side, height) // rows_staged - how.staging
-            raise MemoryBudgetError(
-                "memory for convert",
-                found=f"{format_size(staged)} of counts in the {rows_staged} rows from {top} on",
-                expected=f"at most {format_size(how.staging / 2)} of the budget for a row of tiles",
-                fix=f"--memory {-(-(how.limit + missing) // (10 * MB)) * 10}MB",
-            )
-        while parts and parts[-1][0].stop >= min(top + side, height):
-            bottom = min(top + side, height)
-            yield slice(top, bottom), [(ys, part) for ys, part in parts if ys.start < bottom]
-            parts = [(ys, part) for ys, part in parts if ys.start >= bottom]
-            top = bottom
-    if read < height:
-        raise SourceError(
-            f"map in {reader.header.source}", found=f"{read} rows", expected=f"{height} rows", fix="get the whole file"
-        )
+def _write_unit(writer: MapWriter, row: TileRow, unit: slice) -> list[TileSurvey]:
+    surveys = []
+
+    def tiles() -> Iterator[Csr]:
+        for xs in writer.columns(unit):
+            tile = row.tile(xs)
+            surveys.append(survey_tile(tile, row.ys, xs, row.width))
+            yield tile
+
+    writer.write(row.ys, unit, tiles())
+    return surveys
 
 
-def _compressed(band: Band, header: MapHeader, y0: int) -> Csr:
-    """Return the band as CSR; a reader that does not keep to its header would fill a map with wrong counts."""
-    height, width, n_channels = header.shape
-    counts = band.counts
-    shape: tuple[int, ...]
-    expected: tuple[int, ...]
-    if isinstance(counts, Csr):
-        # The kernels do not check their indices, so a channel beyond the last one counts as one more channel here.
-        shape = (counts.n_pixels, max(counts.n_channels, int(counts.channel.max(initial=0)) + 1))
-        expected, dtype = (band.rows * width, n_channels), counts.value.dtype
-    else:
-        shape, expected, dtype = counts.shape, (band.rows, width, n_channels), counts.dtype
-    if band.y0 != y0 or not 0 < band.rows <= height - y0 or shape != expected or dtype.kind != "u":
-        raise SourceError(
-            f"map in {header.source}",
-            found=f"a band of {dtype} {shape} at row {band.y0}",
-            expected=f"unsigned integers {expected} at row {y0} of {height}",
-            fix="correct the reader of this format",
-        )
-    return counts if isinstance(counts, Csr) else from_dense(counts.reshape(band.rows * width, n_channels))
-
-
-def _split(band: Band, csr: Csr, width: int, side: int) -> Iterator[tuple[slice, Csr]]:
-    """Return the band as CSR pieces that lie within one row of tiles each."""
-    y0, stop = band.y0, band.y0 + band.rows
-    while y0 < stop:
-        y1 = min(stop, (y0 // side + 1) * side)
-        if (y0, y1) == (band.y0, stop):
-            yield slice(y0, y1), csr
-        else:
-            yield slice(y0, y1), take_pixels(csr, np.arange((y0 - band.y0) * width, (y1 - band.y0) * width))
-        y0 = y1
-
-
-def _write_tile(writer: MapWriter, ys: slice, xs: slice, parts: list[tuple[slice, Csr]]) -> TileSurvey:
-    width = writer.shape[1]
-    columns = np.arange(xs.start, xs.stop)
-    pieces = []
-    for rows, part in parts:
-        pixels = (np.arange(rows.stop - rows.start)[:, None] * width + columns).ravel()
-        pieces.append(take_pixels(part, pixels))
-    tile = concatenate(pieces)
-    writer.write_tile(ys, xs, tile)
-    return survey_tile(tile, ys, xs, width)
-
-
-def _seal(writer: MapWriter, header: MapHeader, survey: Survey, reader: Reader) -> None:
+# --------------------------------------------------------------------------------------------------- the end
+def _seal(writer: MapWriter, reader: Reader, survey: Survey, damage: SourceError | None) -> None:
     """Write coordinates, survey, metadata and images, then commit the map."""
-    describe_map(header, survey).to_zarr(writer.store, group=schema.MAP_GROUP, mode="a", consolidated=False)
-    for number, image in enumerate(reader.images()):
+    header, height = reader.header, len(survey.total_counts)
+    missing = [height, header.shape[0]]
+    if damage is not None:
+        salvaged = {schema.MISSING_ROWS: missing, "why": str(damage)}
+        header = replace(header, shape=(height, *header.shape[1:]), parameters={**header.parameters, **salvaged})
+    described = describe_map(header, survey)
+    if damage is not None:
+        described.attrs[schema.MISSING_ROWS] = missing
+    writer.seal(int(survey.max_spectrum.max()), height)
+    described.to_zarr(writer.store, group=schema.MAP_GROUP, mode="a", consolidated=False)
+    for number, image in enumerate(_images(reader, damage)):
         group = f"{schema.IMAGES_GROUP}/{number}"
         describe_image(image).to_zarr(writer.store, group=group, mode="a", consolidated=False)
     writer.commit()
+    if damage is not None:
+        _warn(f"{header.source} is damaged: the map has rows 0 to {height} of {missing[1]} ({damage})")
+    else:
+        _check_total(header, survey)
+
+
+def _images(reader: Reader, damage: SourceError | None) -> Iterable[Any]:
+    try:
+        yield from reader.images()
+    except SourceError as error:
+        if damage is None:
+            raise
+        _warn(f"{reader.header.source}: electron images are left out ({error})")
+
+
+def _check_total(header: MapHeader, survey: Survey) -> None:
+    """Warn where a file states another number of counts than it holds."""
+    stated, counted = header.metadata.get(STATED_TOTAL), int(survey.sum_spectrum.sum())
+    if stated is not None and int(stated) != counted and not set(header.parameters) - {"energy_scale"}:
+        _warn(f"{header.source} states {int(stated)} counts for the whole map, and holds {counted}")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=2)

@@ -13,13 +13,19 @@ from eds_chunked.store.provenance import event, fingerprint
 from eds_chunked.store.survey import Survey, narrowest
 
 
-def grid_coords(shape: tuple[int, int], pixel_size: tuple[float, float] | None) -> dict[str, Any]:
-    """Return coordinates y and x in um, or in pixels where the pixel size is not known."""
+def grid_coords(
+    shape: tuple[int, int],
+    pixel_size: tuple[float, float] | None,
+    *,
+    origin: tuple[float, float] = (0.0, 0.0),
+    binned: tuple[int, int] = (1, 1),
+) -> dict[str, Any]:
+    """Return coordinates y and x in um, or in pixels of the file where the pixel size is not known."""
     unit = {"units": schema.MICROMETRE if pixel_size else schema.UNCALIBRATED}
-    dy, dx = pixel_size or (1.0, 1.0)
+    dy, dx = pixel_size or binned
     return {
-        schema.Y: (schema.Y, np.arange(shape[0]) * dy, unit),
-        schema.X: (schema.X, np.arange(shape[1]) * dx, unit),
+        schema.Y: (schema.Y, origin[0] + np.arange(shape[0]) * float(dy), unit),
+        schema.X: (schema.X, origin[1] + np.arange(shape[1]) * float(dx), unit),
     }
 
 
@@ -46,11 +52,11 @@ def describe_map(header: MapHeader, survey: Survey) -> xr.Dataset:
         schema.SIGNAL_TYPE: header.signal_type,
         schema.BEAM_ENERGY: header.beam_energy,
         schema.ELEMENTS: list(header.elements),
-        schema.PIXEL_SIZE: list(header.pixel_size or (1.0, 1.0)),
+        schema.PIXEL_SIZE: [float(size) for size in header.pixel_size or header.binned],
         schema.LIVE_TIME: header.live_time,
         schema.REAL_TIME: header.real_time,
         schema.SOURCE_METADATA: dict(header.metadata),
-        schema.HISTORY: [event("convert", source=header.source)],
+        schema.HISTORY: [event("convert", source=header.source, **header.parameters)],
     }
     ds = xr.Dataset(
         {
@@ -60,7 +66,7 @@ def describe_map(header: MapHeader, survey: Survey) -> xr.Dataset:
             schema.TOTAL_COUNTS: _variable(schema.TOTAL_COUNTS, narrowest(survey.total_counts)),
         },
         coords={
-            **grid_coords((height, width), header.pixel_size),
+            **grid_coords((height, width), header.pixel_size, origin=header.origin, binned=header.binned),
             schema.ENERGY: (schema.ENERGY, energy, energy_unit),
         },
         attrs={name: value for name, value in attrs.items() if value is not None},

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
+import platform
 import re
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from operator import methodcaller
 from typing import Any
 
@@ -21,13 +25,22 @@ from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from eds_chunked.schema import COUNTS, MAP_GROUP, RESULTS_GROUP, VARIABLES, X, Y
+from eds_chunked.schema import RESULTS_GROUP, VARIABLES, X, Y
 from eds_chunked.store.backend import HeldBackStore, Location, delete_dir, list_dir, location_text, zarr_store
-from eds_chunked.store.layout import group_document, revision_group
+from eds_chunked.store.consolidation import forget_consolidated
+from eds_chunked.store.layout import CLAIMS, group_document, revision_group
+from eds_chunked.store.lock import local_folder
+from eds_chunked.store.provenance import now
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 REVISION_NAME = re.compile(r"(?P<run>[a-z][a-z0-9_-]*)\.r(?P<number>[0-9]+)")
 
-_CLAIMS = f"{MAP_GROUP}/{COUNTS}/__eds/claims"
+_LONGEST = timedelta(days=7)
+"""No draft is open for longer, where no lock can tell."""
 _MAP_CHUNK = 1024
 """Chunk side of maps that are in memory when they are written."""
 
@@ -48,7 +61,9 @@ class Draft:
 
     def __init__(self, location: Location, step: str, run: str) -> None:
         self.location, self.step, self.run = location_text(location), step, run
+        forget_consolidated(self.location)
         self.number = _claim(self.location, step, run)
+        self._held = _hold(self.location, step, run, self.number)
         self.group = revision_group(step, run, self.number)
         self._store = HeldBackStore(zarr_store(self.location), group_document(self.group))
         self._content: dict[Any, _Content] = {}
@@ -99,12 +114,20 @@ class Draft:
         zarr.open_group(self._store, path=self.group, mode="r+").attrs.put(plain)
         self._store.commit()
         self.committed = True
-        _open_drafts.pop((self.location, self.group), None)
+        self._close()
 
     def discard(self) -> None:
         """Delete what was written."""
+        try:
+            delete_dir(self.location, self.group)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         _open_drafts.pop((self.location, self.group), None)
-        delete_dir(self.location, self.group)
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
 
 _open_drafts: dict[tuple[str, str], Draft] = {}
@@ -162,15 +185,69 @@ def _claim(location: str, step: str, run: str) -> int:
     number = max(revision_numbers(location, step).get(run, [0]))
     store = zarr_store(location)
     prototype = default_buffer_prototype()
-    mine = uuid.uuid4().bytes
+    mine = json.dumps({"id": uuid.uuid4().hex, "when": now(), "host": platform.node()}).encode()
     while True:
         number += 1
-        # Below the prefix of an array that stands: a loose file among groups makes Zarr warn.
-        key = f"{_CLAIMS}/{step}/{run}.r{number}"
+        key = _claim_key(step, run, number)
         sync(store.set_if_not_exists(key, prototype.buffer.from_bytes(mine)))
         holder = sync(store.get(key, prototype))
         if holder is not None and holder.to_bytes() == mine:
             return number
+
+
+def _claim_key(step: str, run: str, number: int) -> str:
+    return f"{CLAIMS}/{step}/{run}.r{number}"
+
+
+def _hold(location: str, step: str, run: str, number: int) -> int | None:
+    """Lock a claim for as long as its draft is open: the system gives the lock back whatever ends this process."""
+    folder = local_folder(location)
+    if folder is None or fcntl is None:
+        return None
+    descriptor = os.open(folder / _claim_key(step, run, number), os.O_RDONLY)
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def why_open(location: Location, step: str, run: str, number: int) -> str | None:
+    """Tell why a revision that is not committed may still be written by somebody, or None if it was left behind.
+
+    A lock on its claim says so for certain where it was claimed on this machine, on a disk. Elsewhere its age has to.
+    """
+    key = _claim_key(step, run, number)
+    held = _is_locked(location, key)
+    if held:
+        return "being written"
+    claim = sync(zarr_store(location, read_only=True).get(key, default_buffer_prototype()))
+    if claim is None:
+        return None
+    about = json.loads(claim.to_bytes())
+    if held is False and about["host"] == platform.node():
+        return None
+    if datetime.now(UTC) - datetime.fromisoformat(about["when"]) > _LONGEST:
+        return None
+    return f"claimed by {about['host']} less than {_LONGEST.days} days ago"
+
+
+def _is_locked(location: Location, key: str) -> bool | None:
+    """Tell whether a claim is locked; None where there are no locks."""
+    folder = local_folder(location)
+    if folder is None or fcntl is None:
+        return None
+    try:
+        descriptor = os.open(folder / key, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _regular_chunks(variable: xr.Variable) -> dict[Any, int]:

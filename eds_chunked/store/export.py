@@ -1,4 +1,4 @@
-"""A stored map as a file for other software: HyperSpy's .hspy, written tile by tile."""
+"""A stored map for other software: HyperSpy's .hspy, written tile by tile, or a copy of the store in another codec."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ import xarray as xr
 from eds_chunked import progress, schema
 from eds_chunked.errors import ParameterError, StoreExistsError
 from eds_chunked.memory import Need, plan
-from eds_chunked.store.backend import Location, location_text
+from eds_chunked.store.backend import Location, is_remote, location_text
 from eds_chunked.store.opening import open_map
+from eds_chunked.store.recoding import recode
 from eds_chunked.store.source import CountsSource, counts_source
 
 Array = np.ndarray[Any, Any]
@@ -31,57 +32,81 @@ _CHUNK_BYTES = 2**20
 """Chunks are of at most this size, as HyperSpy makes them: it reads a whole chunk to show one spectrum."""
 _DEFLATE_LEVEL = 1
 _GROUP = "map"
+_STORE = ".zarr"
 
 
 def export(
     store: Location,
-    target: str | os.PathLike[str],
+    target: Location,
     *,
+    codec: str | None = None,
     memory: str | int | None = None,
     overwrite: bool = False,
-) -> Path:
-    """Write the map of a store, with its metadata, to a file of another format; computes, streamed tile by tile.
+) -> Path | str:
+    """Write the map of a store for other software; computes, streamed tile by tile.
 
-    ``hyperspy.api.load(target)`` gives an EDSSEMSpectrum or EDSTEMSpectrum with the same counts and axes.
+    To ``.hspy`` goes the map with its metadata: ``hyperspy.api.load(target)`` gives an EDSSEMSpectrum or EDSTEMSpectrum
+    with the same counts and axes. To ``.zarr``, or a URL, goes a copy of the whole store with its images and saved
+    results, its counts packed by ``codec``: every Zarr 3 reads it, whether this package is installed or not.
 
     Parameters
     ----------
     store
         Path or URL of the store.
     target
-        The file to write; its suffix says the format, ``.hspy``.
+        What to write; its suffix says the format, ``.hspy`` or ``.zarr``. A URL is a store.
+    codec
+        How a ``.zarr`` packs its counts: ``"zstd"`` (default) or ``"lz4"``, which every Zarr reads, or ``"counts"``.
     memory
         Budget for the resident memory of the whole process, such as ``"1GB"``.
     overwrite
-        Replace an existing file.
+        Replace an existing file or store; of the latter all, its results too.
 
     Returns
     -------
-    The path of the file.
+    The path of the file or store, or its URL.
 
     Raises
     ------
     ParameterError
-        The suffix is of no format that can be written, or the folder does not exist.
+        The suffix is of no format that can be written, the folder does not exist, or there is no such codec.
     StoreExistsError
-        ``target`` exists and ``overwrite`` is false, or it is a folder.
+        ``target`` exists and ``overwrite`` is false, or it is something else than what would be written.
+    StoreError
+        A tile of the store is damaged.
+    StoreFullError
+        The disk is full.
     MemoryBudgetError
         One tile needs more memory than the budget leaves.
 
     Notes
     -----
-    The file is written under another name beside the target and renamed when it is whole.
+    On disks it is written under another name beside the target and renamed when it is whole; on object stores the copy
+    opens when it is whole.
+
+    A ``.zarr`` has consolidated metadata, so that xarray opens it with one request. They are taken away when a result
+    is saved in it, or when it is calibrated, since they would hide that.
 
     Memory: a few tiles a worker.
     """
+    if is_remote(target) or Path(target).suffix.lower() == _STORE:
+        place = recode(store, target, codec=codec, memory=memory, overwrite=overwrite)
+        return place if is_remote(place) else Path(place)
     path = Path(target)
     write = _FORMATS.get(path.suffix.lower())
     if write is None:
         raise ParameterError(
             f"export to {path}",
             found=f"suffix {path.suffix!r}",
-            expected=f"one of {', '.join(_FORMATS)}",
+            expected=f"one of {', '.join((*_FORMATS, _STORE))}",
             fix=f"eds-chunked export STORE {path.stem}.hspy",
+        )
+    if codec is not None:
+        raise ParameterError(
+            f"codec for {path}",
+            found=repr(codec),
+            expected=f"none, since {path.suffix} has its own way to pack counts",
+            fix=f"leave it out, or export to {path.stem}{_STORE}",
         )
     _check_place(path, overwrite=overwrite)
     ds = open_map(store)

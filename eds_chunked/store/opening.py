@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shlex
 import warnings
+from enum import Enum
 from typing import Any
 
 import dask.array as da
+import numpy as np
 import xarray as xr
 import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 from zarr.errors import ZarrUserWarning
 
 from eds_chunked import schema
 from eds_chunked.errors import StoreError, StoreNotFoundError
 from eds_chunked.store.backend import Location, exists, list_dir, location_text, zarr_store
+from eds_chunked.store.journal import PLAN, Journal
 from eds_chunked.store.layout import (
     FORMAT,
     FORMAT_ATTR,
     FORMAT_VERSION,
     ROOT_DOCUMENT,
     VERSION_ATTR,
+    beside,
     group_document,
 )
+from eds_chunked.store.lock import local_folder, only_a_lock
+from eds_chunked.store.origin import PATH
 from eds_chunked.store.source import counts_source
+
+
+class State(Enum):
+    """What is at a location."""
+
+    NOTHING = "nothing"
+    FOREIGN = "something else"
+    UNFINISHED = "a store without a map"
+    WHOLE = "a store"
+
+
+def state_of(location: Location) -> State:
+    """Tell what is at ``location``."""
+    if not list_dir(location, "") and not os.path.isfile(location_text(location)):
+        return State.NOTHING
+    if is_ours(location):
+        return State.WHOLE if exists(location, group_document(schema.MAP_GROUP)) else State.UNFINISHED
+    if not exists(location, ROOT_DOCUMENT) and exists(location, PLAN):
+        return State.UNFINISHED
+    folder = local_folder(location)
+    return State.NOTHING if folder is not None and folder.is_dir() and only_a_lock(folder) else State.FOREIGN
 
 
 def is_ours(location: Location) -> bool:
@@ -36,20 +67,56 @@ def is_ours(location: Location) -> bool:
     return root.attrs.get(FORMAT_ATTR) == FORMAT
 
 
+def unfinished(location: Location, *, at: str | None = None) -> tuple[str, str]:
+    """Say of a store without a map how far its conversion came, and what command goes on with it.
+
+    ``at`` is the store that the command is to name, where it is another.
+    """
+    journal = Journal(zarr_store(location, read_only=True))
+    plan = journal.plan
+    words = ["eds-chunked", "convert", "SOURCE", shlex.quote(at or location_text(location)), "--resume"]
+    if plan is None:
+        return "a map whose conversion stopped before its first row", " ".join(words)
+    words[2] = shlex.quote(str(plan.source[PATH]))
+    if plan.pick is not None:
+        words += ["--map", shlex.quote(str(plan.pick))]
+    return f"a map whose conversion stopped at row {journal.stopped_at} of {plan.shape[0]}", " ".join(words)
+
+
+def check_no_half_replacement(path: str) -> None:
+    """Raise StoreError if a crash left ``path`` without a store, between the old one and the one to replace it."""
+    new, old = beside(path)
+    if state_of(path) is State.NOTHING and state_of(old) in (State.WHOLE, State.UNFINISHED):
+        _, command = unfinished(new, at=path)
+        raise StoreError(
+            f"store {path}",
+            found="a replacement that stopped halfway: the old store and the new one wait beside",
+            expected="one store",
+            fix=command,
+        )
+
+
 def check_store(location: Location) -> None:
     """Raise an error that says what is at ``location``, unless it is a whole store."""
     text = location_text(location)
-    if not list_dir(location, "") and not os.path.isfile(text):
+    state = state_of(location)
+    if state is State.NOTHING:
+        folder = local_folder(location)
+        if folder is not None:
+            check_no_half_replacement(str(folder))
         raise StoreNotFoundError(
             f"store {text}", found="nothing", expected="an eds_chunked store", fix=f"eds-chunked convert SOURCE {text}"
         )
-    if not is_ours(location):
+    if state is State.FOREIGN:
         raise StoreError(
             f"store {text}",
             found="something else",
             expected="an eds_chunked store",
             fix="eds-chunked convert SOURCE STORE",
         )
+    if state is State.UNFINISHED:
+        found, command = unfinished(location)
+        raise StoreError(f"store {text}", found=found, expected="a whole map", fix=command)
     version = zarr.open_group(zarr_store(location, read_only=True), mode="r").attrs.get(VERSION_ATTR)
     if version != FORMAT_VERSION:
         raise StoreError(
@@ -57,13 +124,6 @@ def check_store(location: Location) -> None:
             found=f"format version {version}",
             expected=f"version {FORMAT_VERSION}",
             fix="open it with the version of eds_chunked that wrote it",
-        )
-    if not exists(location, group_document(schema.MAP_GROUP)):
-        raise StoreError(
-            f"store {text}",
-            found="a map whose conversion did not finish",
-            expected="a whole map",
-            fix=f"eds-chunked convert SOURCE {text} --overwrite",
         )
 
 
@@ -89,12 +149,21 @@ def open_map(location: Location) -> xr.Dataset:
         consolidated=False,
         drop_variables=[schema.COUNTS],
     )
-    source = counts_source(text, ds.attrs[schema.FINGERPRINT])
+    source = counts_source(text, _version(location, ds))
     # No fancy indexing is pushed down to the source: the engine recognises plain slices of it.
-    counts = da.from_array(source, chunks=source.tile, asarray=False, fancy=False)
+    meta = np.empty((0, 0, 0), source.dtype)  # else dask would read some
+    counts = da.from_array(source, chunks=source.tile, asarray=False, fancy=False, meta=meta)
     ds[schema.COUNTS] = (schema.VARIABLES[schema.COUNTS].dims, counts, schema.attributes(schema.COUNTS))
     ds.encoding["source"] = text
     return ds
+
+
+def _version(location: Location, ds: xr.Dataset) -> str:
+    """Return what tells the array of counts from any that stood there before: what it holds, and in what codec."""
+    key = group_document(f"{schema.MAP_GROUP}/{schema.COUNTS}")
+    document = sync(zarr_store(location, read_only=True).get(key, default_buffer_prototype()))
+    codec = hashlib.sha256(b"" if document is None else document.to_bytes()).hexdigest()
+    return f"{ds.attrs[schema.FINGERPRINT]} {codec}"
 
 
 def open_tree(location: Location) -> xr.DataTree:

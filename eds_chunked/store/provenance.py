@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from eds_chunked import schema
+from eds_chunked.errors import StoreError
 
 _PACKAGES = ("eds-chunked", "numpy", "xarray", "zarr", "dask", "numba", "scikit-learn", "scikit-image")
 
@@ -56,6 +58,17 @@ def fingerprint(ds: xr.Dataset) -> str:
     units = {axis: ds[axis].attrs.get("units") for axis in (schema.Y, schema.X, schema.ENERGY)}
     digest.update(json.dumps([calibration, units], sort_keys=True, default=list).encode())
     return digest.hexdigest()
+
+
+def check_calibrated(attrs: Mapping[str, Any], store: str) -> None:
+    """Raise StoreError if the axes of a map are those of a calibration that was broken off."""
+    if schema.BEFORE_CALIBRATION in attrs:
+        raise StoreError(
+            f"map in {store}",
+            found="a calibration that did not finish, with new values on some of its axes",
+            expected="a map with its axes",
+            fix=f"eds-chunked calibrate {store}, with the same values again",
+        )
 
 
 _CARRIED = (schema.FINGERPRINT, *CALIBRATION_ATTRS)

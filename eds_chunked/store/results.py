@@ -15,8 +15,8 @@ from eds_chunked.errors import MissingResultError, ParameterError, StaleResultEr
 from eds_chunked.store.backend import Location, exists, location_text, zarr_store
 from eds_chunked.store.drafts import Draft, draft_of, open_result, revision_numbers
 from eds_chunked.store.layout import group_document, revision_group
-from eds_chunked.store.opening import check_store, open_map
-from eds_chunked.store.provenance import now, versions
+from eds_chunked.store.opening import check_store
+from eds_chunked.store.provenance import check_calibrated, now, versions
 
 _ADDRESS = re.compile(r"(?P<step>[a-z]+)(/(?P<run>[a-z][a-z0-9_-]*?)(\.r(?P<number>[0-9]+))?)?")
 
@@ -108,7 +108,10 @@ def load(store: Location, address: str) -> xr.Dataset:
 def why_stale(store: Location, revision: Revision, all_revisions: list[Revision] | None = None) -> str | None:
     """Tell why a result no longer fits the map or its parent, or None if it is fresh."""
     known = revisions(store) if all_revisions is None else all_revisions
-    if revision.attrs.get(schema.FINGERPRINT) != open_map(store).attrs[schema.FINGERPRINT]:
+    attrs = _map_attributes(store)
+    if schema.BEFORE_CALIBRATION in attrs:
+        return "the map is being calibrated"
+    if revision.attrs.get(schema.FINGERPRINT) != attrs[schema.FINGERPRINT]:
         return "the map was converted or calibrated again since"
     parent = revision.attrs.get(schema.PARENT)
     if parent is None:
@@ -118,6 +121,19 @@ def why_stale(store: Location, revision: Revision, all_revisions: list[Revision]
         return f"its parent {parent} was made again since" if same_run else f"its parent {parent} is not in the store"
     reason = why_stale(store, same_run[-1], known)
     return reason and f"its parent {parent} is stale: {reason}"
+
+
+def _map_attributes(store: Location) -> dict[str, Any]:
+    return zarr.open_group(zarr_store(store, read_only=True), path=schema.MAP_GROUP, mode="r").attrs.asdict()
+
+
+def _first_stale(store: Location, revision: Revision, known: list[Revision]) -> Revision:
+    """Return what has to be made again first for a stale result to become fresh: itself, or one it descends from."""
+    run = revision.attrs.get(schema.PARENT, "").rsplit(".r", 1)[0]
+    parents = [r for r in known if f"{r.step}/{r.run}" == run]
+    if parents and why_stale(store, parents[-1], known) is not None:
+        return _first_stale(store, parents[-1], known)
+    return revision
 
 
 _FLAGS = {
@@ -162,14 +178,16 @@ def _option(name: str, value: Any) -> str:
 def load_fresh(store: Location, address: str) -> xr.Dataset:
     """Open a saved result for the step that builds on it; raise StaleResultError if it no longer fits the map."""
     revision = newest(store, address)
-    reason = why_stale(store, revision)
+    known = revisions(store)
+    reason = why_stale(store, revision, known)
     if reason is not None:
         text = location_text(store)
+        check_calibrated(_map_attributes(store), text)
         raise StaleResultError(
             f"result {revision.address} in {text}",
             found=f"a stale one ({reason})",
             expected="one of the map as it is now",
-            fix=refresh_command(store, revision),
+            fix=refresh_command(store, _first_stale(store, revision, known)),
         )
     return load(store, revision.address)
 
@@ -228,7 +246,9 @@ def save(result: xr.Dataset, store: Location, *, name: str | None = None) -> str
 
 def _check_same_map(result: xr.Dataset, store: Location) -> None:
     made_from = result.attrs.get(schema.FINGERPRINT)
-    if made_from != open_map(store).attrs[schema.FINGERPRINT]:
+    attrs = _map_attributes(store)
+    check_calibrated(attrs, location_text(store))
+    if made_from != attrs[schema.FINGERPRINT]:
         raise StaleResultError(
             f"{result.attrs[schema.STEP]} result",
             found="a result of another map, or of this one before it was calibrated",

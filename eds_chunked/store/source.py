@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from eds_chunked.errors import StoreError
+from eds_chunked.errors import EdsError, StoreError
 from eds_chunked.kernels.sparse import Csr, from_dense
 from eds_chunked.schema import COUNTS, ENERGY, MAP_GROUP, X, Y
 from eds_chunked.store.backend import WholeStore, zarr_store
@@ -63,6 +63,8 @@ class CountsSource:
     def _damage_at(self, key: Any) -> Iterator[None]:
         try:
             yield
+        except EdsError:
+            raise  # a store that does not answer is not damaged
         except (RuntimeError, ValueError, OSError) as error:
             # Damage shows as whatever the codec raises; the place is what the user needs.
             raise StoreError(

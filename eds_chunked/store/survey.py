@@ -52,6 +52,10 @@ class Survey:
         self.max_spectrum[better] = tile.largest[better]
         self._owner[better] = tile.owner[better]
 
+    def crop(self, height: int) -> None:
+        """Leave out the rows from ``height`` on, to which nothing was added."""
+        self.total_counts = self.total_counts[:height]
+
     @property
     def max_spectrum_pixel(self) -> Array:
         """(channels, 2) int32 row and column of the first pixel that owns the maximum; -1 for an empty channel."""
