@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 
 from eds_chunked import schema
 from eds_chunked.kernels.sparse import to_dense
-from eds_chunked.readers.base import Band, MapHeader
+from eds_chunked.readers.base import Band, Box, MapHeader
 from eds_chunked.synthetic import rock
 
 DEAD_CHANNELS = [0, 17, 60]
@@ -126,12 +126,13 @@ class ArrayReader:
         self.counts = counts
         self.header = MapHeader("array", counts.shape, counts.dtype, 0.02, -0.1, pixel_size=(0.5, 0.25))
 
-    def peak_bytes(self, rows):
+    def peak_bytes(self, rows, box=None):
         return rows * self.counts[0].nbytes
 
-    def bands(self, rows):
-        for y0 in range(0, len(self.counts), rows):
-            part = self.counts[y0 : y0 + rows]
+    def bands(self, rows, box=None):
+        ys, xs, channels = box or Box.whole(self.header.shape)
+        for y0 in range(ys.start, ys.stop, rows):
+            part = self.counts[y0 : min(ys.stop, y0 + rows), xs, channels]
             yield Band(y0, len(part), part)
 
     def images(self):

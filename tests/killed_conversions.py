@@ -68,7 +68,8 @@ def main():
             try:
                 puts = die_at(int(number), mode)
                 run(Path(folder) / f"{number}-{mode}.zarr", codec, shards == "shards", overwrite == "overwrite")
-                print(puts[0], flush=True)
+                sys.stdout.write(f"{puts[0]}\n")
+                sys.stdout.flush()
             finally:
                 os._exit(0)
         os.waitpid(pid, 0)

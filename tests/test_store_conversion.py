@@ -416,7 +416,7 @@ def test_a_budget_that_is_too_small_names_the_one_that_works(tmp_path, monkeypat
     reader.bands = lambda rows, box=None: asked.append(rows) or bands(rows, box)
     check_whole(convert(reader, tmp_path / "map.zarr", memory=named), COUNTS)
     assert asked == [1]
-    convert(reader, tmp_path / "b.zarr", memory=parse_size(named) + 70 * MB)
+    convert(reader, tmp_path / "b.zarr", memory=parse_size(named) + 4 * 70 * MB)
     assert asked == [1, 8]
 
 

@@ -79,7 +79,7 @@ def model(
 @click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @parameters.speaking
 def clean(output: Output, store: str, dry_run: bool) -> None:
-    """Remove results that were made again since, and what was never finished.
+    """Remove replaced and unfinished results.
 
     The newest result of every run stays, and what it was made from. So does what another process is writing.
 

@@ -29,6 +29,9 @@ _LONG_COUNT = (1 << (8 - _STEP_BITS)) - 1
 _LONGEST_INTEGER = 5
 """Bytes of a variable-length integer below 2^35: counts and channels are below 2^32."""
 
+_RUN = 4096
+"""Tokens whose escapes are looked for at a time: they stay in the first-level cache, and 16 bits number them."""
+
 _OK, _BAD_LENGTH, _BAD_CHANNEL, _BAD_COUNT, _BAD_INTEGER = range(5)
 
 
@@ -211,40 +214,72 @@ def _read(
     channel: Array,
     value: Array,
 ) -> int:
-    """Turn the streams into CSR; the arrays have room for a value of every token."""
-    at: Any = 0
+    """Turn the streams into CSR; the arrays have room for a value of every token.
+
+    A branch on every token would be mispredicted at most escapes, which takes longer than all the rest. So the escapes
+    of a run of tokens are listed without a branch, and filled in after.
+    """
+    long_steps, long_counts = np.empty(_RUN, np.uint16), np.empty(_RUN, np.uint16)
     at_step = at_count = 0
+    for first in range(0, len(tokens), _RUN):
+        run = slice(first, first + _RUN)
+        run_tokens, run_steps, run_value = tokens[run], channel[run], value[run]
+        for k in range(len(run_tokens)):
+            run_steps[k] = run_tokens[k] & np.uint8(_LONG_STEP)
+            run_value[k] = (run_tokens[k] >> np.uint8(_STEP_BITS)) + np.uint8(1)
+        # Unsigned, since numba looks after negative indices.
+        n_steps = n_counts = np.uint64(0)
+        for k in range(len(run_tokens)):
+            long_steps[n_steps] = k
+            long_counts[n_counts] = k
+            n_steps += np.uint64((run_tokens[k] & np.uint8(_LONG_STEP)) == _LONG_STEP)
+            n_counts += np.uint64(run_tokens[k] >= np.uint8(_LONG_COUNT << _STEP_BITS))
+        for k in long_steps[:n_steps]:
+            more, at_step = _take_integer(steps, at_step)
+            if more < 0:
+                return _BAD_INTEGER
+            if more >= n_channels - _LONG_STEP:
+                return _BAD_CHANNEL
+            run_steps[k] = _LONG_STEP + more
+        for k in long_counts[:n_counts]:
+            more, at_count = _take_integer(counts, at_count)
+            if more < 0:
+                return _BAD_INTEGER
+            if more >= most - _LONG_COUNT:
+                return _BAD_COUNT
+            run_value[k] = _LONG_COUNT + more + 1
+    if at_step != len(steps) or at_count != len(counts):
+        return _BAD_LENGTH
+    status: int = _add_up(lengths, n_channels, indptr, channel)
+    return status
+
+
+@njit(nogil=True, cache=True)
+def _add_up(lengths: Array, n_channels: int, indptr: Array, channel: Array) -> int:
+    """Turn the steps of each pixel, less one, into channels, in place."""
+    at: Any = 0
     indptr[0] = 0
     for i in range(len(lengths)):
         end = at + np.int64(lengths[i])
-        if end > len(tokens):
+        if end > len(channel):
             return _BAD_LENGTH
-        row_tokens, row_channel, row_value = tokens[at:end], channel[at:end], value[at:end]
+        row = channel[at:end]
         here: Any = np.int64(-1)
-        for k in range(len(row_tokens)):
-            token = np.int64(row_tokens[k])
-            step: Any = token & _LONG_STEP
-            count: Any = token >> _STEP_BITS
-            if step == _LONG_STEP:
-                more, at_step = _take_integer(steps, at_step)
-                if more < 0:
-                    return _BAD_INTEGER
-                step += more
-            if count == _LONG_COUNT:
-                more, at_count = _take_integer(counts, at_count)
-                if more < 0:
-                    return _BAD_INTEGER
-                count += more
-                if count >= most:
-                    return _BAD_COUNT
-            here += step + 1
-            row_channel[k] = here
-            row_value[k] = count + 1
+        fours = len(row) & ~3
+        # By fours, so that one addition waits for another only once in four.
+        for k in range(0, fours, 4):
+            first = np.int64(row[k]) + 1
+            second = first + np.int64(row[k + 1]) + 1
+            third = second + np.int64(row[k + 2]) + 1
+            fourth = third + np.int64(row[k + 3]) + 1
+            row[k], row[k + 1], row[k + 2], row[k + 3] = here + first, here + second, here + third, here + fourth
+            here += fourth
+        for k in range(fours, len(row)):
+            here += np.int64(row[k]) + 1
+            row[k] = here
         # Channels rise, so the last one speaks for all; nothing was indexed by them.
         if here >= n_channels:
             return _BAD_CHANNEL
         at = end
         indptr[i + 1] = at
-    if at != len(tokens) or at_step != len(steps) or at_count != len(counts):
-        return _BAD_LENGTH
-    return _OK
+    return _OK if at == len(channel) else _BAD_LENGTH

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from eds_chunked import memory as machine
 from eds_chunked.errors import MemoryBudgetError, SourceError
 from eds_chunked.kernels.sparse import Csr, channel_dtype, concatenate, from_dense, take_pixels
-from eds_chunked.memory import MB, Need, format_size, n_cpus, plan
+from eds_chunked.memory import MB, RESERVE, Need, format_size, n_cpus
 from eds_chunked.readers.base import Band, Box, MapHeader, Reader
 from eds_chunked.store.journal import ConversionPlan
 from eds_chunked.store.tile_codecs import TILE_CODECS
@@ -19,6 +20,9 @@ _TYPICAL_FILL = 0.1
 """Share of non-zero values that memory is planned for."""
 _LEAST_FILL = 0.01
 """The same where the budget is small. A map that turns out denser is refused then, with what it takes to go on."""
+
+_BANDS = 0.25
+"""Share of what is free that the height of the bands may take."""
 
 _COPIES = 6
 """Times the bytes of a tile as CSR that are held to write it: its pieces, the tile, and the stages of its encoding."""
@@ -50,10 +54,10 @@ class Job:
 
 
 def plan_staging(reader: Reader, conversion: ConversionPlan, *, memory: str | int | None) -> Budget:
-    """Find the tallest bands that fit the budget: bands of a few rows only cost calls.
+    """Share the budget between what is read and what is staged.
 
     A row of tiles is staged as CSR whatever the height of the bands, and twice: one is read while the one before is
-    written.
+    written. So the bands take a part of the budget that leaves room for that; bands of a few rows only cost calls.
 
     Raises
     ------
@@ -63,30 +67,29 @@ def plan_staging(reader: Reader, conversion: ConversionPlan, *, memory: str | in
     height, width, n_channels = conversion.shape
     side = conversion.tile[0]
     itemsize = min(4, max(1, reader.header.dtype.itemsize))
-    # What the codec of a store of the first kind packs is dense; see TileCodec.
     dense = 0 if TILE_CODECS[conversion.codec].independent_of_dtype else _DENSE_COPIES * side * side * n_channels
     unit = 1 if conversion.shard is None else conversion.shard[1] // conversion.tile[1]
     job = Job(min(unit, -(-width // side)), dense * itemsize)
+    # The survey, and its maps on their way into the store.
     flat = 40 * height * width
     a_value = channel_dtype(n_channels).itemsize + itemsize
-    for fill in (_TYPICAL_FILL, _LEAST_FILL):
+    rows = min(side, height)
+    free = machine.resolve_limit(memory) - machine.resident() - RESERVE - flat
+    while rows > 1 and reader.peak_bytes(rows) - reader.peak_bytes(1) > _BANDS * free:
+        rows //= 2
+    attempts = [(_TYPICAL_FILL, rows), (_LEAST_FILL, rows), (_LEAST_FILL, 1)]
+    while True:
+        fill, rows = attempts.pop(0)
         a_pixel = round(n_channels * fill * a_value) + 8
-        rows = min(side, height)
-        while True:
-            staging = 2 * min(side, height) * width * a_pixel
-            fixed = reader.peak_bytes(rows) + flat
-            need = Need("convert", fixed + staging, job.n_bytes(side * side * a_pixel))
-            try:
-                chosen = plan(need, memory=memory)
-            except MemoryBudgetError:
-                if rows > 1:
-                    rows //= 2
-                    continue
-                if fill == _LEAST_FILL:
-                    raise
-                break
+        fixed = reader.peak_bytes(rows) + flat
+        need = Need("convert", fixed + 2 * min(side, height) * width * a_pixel, job.n_bytes(side * side * a_pixel))
+        try:
+            chosen = machine.plan(need, memory=memory)
+        except MemoryBudgetError:
+            if not attempts:
+                raise
+        else:
             return Budget(rows, chosen.workers, chosen.limit - chosen.idle - fixed, chosen.limit, job)
-    raise AssertionError("the last plan either fits or is refused")
 
 
 @dataclass(frozen=True)
@@ -189,8 +192,11 @@ class Staging:
         needed = max(staged, self._before) + staged + budget.workers * budget.job.n_bytes(tile)
         if needed <= budget.room:
             return
-        taller = self._reader.peak_bytes(min(side, self._plan.shape[0])) - self._reader.peak_bytes(budget.rows)
-        smallest = budget.limit - budget.room + taller + 2 * whole + n_cpus() * budget.job.n_bytes(tile)
+        # What comes may be a little denser still.
+        staging = 2.1 * whole + n_cpus() * budget.job.n_bytes(tile)
+        low, high = (self._reader.peak_bytes(rows) for rows in (1, min(side, self._plan.shape[0])))
+        taken = budget.limit - budget.room - self._reader.peak_bytes(budget.rows)
+        smallest = taken + min(staging + high, (staging + low) / (1 - _BANDS))
         raise MemoryBudgetError(
             "memory for convert",
             found=f"{format_size(staged)} of counts in the {n_rows} rows from {top} on",
