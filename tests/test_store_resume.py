@@ -3,6 +3,7 @@
 import errno
 import json
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from click.testing import CliRunner
 from zarr.storage import LocalStore
 
 from eds_chunked import schema
+from eds_chunked.cli import main
 from eds_chunked.errors import (
     MemoryBudgetError,
     ParameterError,
@@ -267,13 +270,13 @@ def test_another_source_is_refused_and_says_what_differs(tmp_path):
     assert np.array_equal(convert(moved, store, resume=True)[schema.COUNTS].values, counts)
 
 
-def stopped_file(file, store):
+def stopped_file(file, store, quote=""):
     with pytest.MonkeyPatch.context() as patch:
         mark = Journal.mark
         patch.setattr(Journal, "mark", lambda self, m: mark(self, m) if m.rows[0] < 16 else interrupt())
         with pytest.raises(KeyboardInterrupt):
             convert(file, store)
-    with pytest.raises(StoreError, match=rf"stopped at row 16 of 29.*convert {file} {store} --resume"):
+    with pytest.raises(StoreError, match=rf"stopped at row 16 of 29.*convert {quote}{file}{quote} {store} --resume"):
         open_map(store)
     return store
 
@@ -621,3 +624,37 @@ def test_a_header_that_states_another_total_is_told_once(tmp_path):
         convert(reader, tmp_path / "c.zarr", energy_scale=0.02)
     # Of a part the header says nothing.
     convert(reader, tmp_path / "d.zarr", region=(slice(0, 20), slice(0, 23)))
+
+
+# ------------------------------------------------------------------------------------------------------ command line
+def test_the_command_that_the_error_names_goes_on(tmp_path):
+    counts = np.tile(COUNTS, (1, 1, 40))
+    source = write_ripple(tmp_path / "a map.rpl", counts)
+    with pytest.raises(StoreExistsError) as refused:
+        convert(source, stopped_file(source, tmp_path / "map.zarr", "'"))
+    command = shlex.split(refused.value.fix.split(" to finish it")[0])
+    assert command == ["eds-chunked", "convert", str(source), str(tmp_path / "map.zarr"), "--resume"]
+    done = CliRunner().invoke(main, command[1:])
+    assert done.exit_code == 0, done.stderr
+    assert np.array_equal(open_map(tmp_path / "map.zarr")[schema.COUNTS].values, counts)
+    other = CliRunner().invoke(main, [*command[1:], "--codec", "zstd"])
+    assert other.exit_code == 2
+    assert "found codec zstd in place of counts" in other.stderr
+
+
+def test_salvage_on_the_command_line_succeeds_and_warns(tmp_path):
+    counts = np.tile(COUNTS, (1, 1, 40))
+    source = write_ripple(tmp_path / "a.rpl", counts)
+    raw = source.with_suffix(".raw")
+    raw.write_bytes(raw.read_bytes()[: 4 * 23 * 520 * 18 + 1001])
+    refused = CliRunner().invoke(main, ["convert", str(source), str(tmp_path / "map.zarr")])
+    assert refused.exit_code == 2
+    assert "--salvage" in refused.stderr
+    arguments = ["convert", str(source), str(tmp_path / "map.zarr"), "--salvage", "--codec", "lz4", "--shards"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.stderr
+    assert "warning: " in done.stderr
+    assert "the map has rows 0 to 18 of 29" in done.stderr
+    ds = open_map(tmp_path / "map.zarr")
+    assert np.array_equal(ds[schema.COUNTS].values, counts[:18])
+    assert zarr.open_array(tmp_path / "map.zarr", path="map/counts", mode="r").shards == (8, 16, 520)

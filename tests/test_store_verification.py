@@ -93,6 +93,12 @@ def change_array(store, path, key, value):
 
 
 # ----------------------------------------------------------------------------------------------- whole stores
+def test_an_image_whose_document_is_gone_is_damage(plain):
+    (plain / "images" / "0" / "zarr.json").unlink()
+    (line,) = verify(plain).other_damage
+    assert line.startswith("images/0: unreadable (")
+
+
 def test_a_store_as_it_was_written_is_whole(store):
     found = verify(store)
     assert found == Verification(str(store), 18, TOTAL, (), (), has_journal=True)
@@ -402,13 +408,15 @@ def test_a_calibration_that_was_broken_off_is_named(plain):
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])
-@pytest.mark.parametrize("document", ["map/counts", "map/energy", "map", "images/0", "results/nmf/k2.r1"])
+@pytest.mark.parametrize(
+    "document", ["map/counts", "map/energy", "map", "images/0", "images", "results/nmf/k2.r1", "results/nmf"]
+)
 def test_a_damaged_document_is_named(plain, document, text):
     save(made_result(edc.open(plain)), plain)
     (plain / document / "zarr.json").write_text(text)
     found = verify(plain)
     assert any(line.startswith(f"{document}: unreadable (") for line in found.other_damage)
-    if document in ("images/0", "results/nmf/k2.r1"):
+    if not document.startswith("map"):
         assert (len(found.other_damage), found.counts) == (1, TOTAL)
 
 

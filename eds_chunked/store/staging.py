@@ -24,9 +24,9 @@ _LEAST_FILL = 0.01
 _BANDS = 0.25
 """Share of what is free that the height of the bands may take."""
 
-_COPIES = 6
+_COPIES = 5
 """Times the bytes of a tile as CSR that are held to write it: its pieces, the tile, and the stages of its encoding."""
-_DENSE_COPIES = 4
+_DENSE_COPIES = 3
 """Times the bytes of a dense tile that a stock codec holds: the values, and the stages of their compression."""
 
 

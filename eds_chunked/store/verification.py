@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,7 +119,7 @@ def verify(store: Location, *, memory: str | int | None = None) -> Verification:
     Memory: a tile a worker, as bytes and as CSR, and 2-D terms.
     """
     check_store(store)
-    beside = _damaged_arrays(store)
+    beside = _damage_beside(store)
     try:
         counts = _StoredCounts(zarr_store(store, read_only=True))
     except Exception as error:  # whatever Zarr makes of a damaged document
@@ -269,41 +269,52 @@ def _words(error: BaseException) -> str:
     return schema.text(error) or type(error).__name__
 
 
-def _damaged_arrays(store: Location) -> dict[str, str]:
-    """Read every array but the counts, chunk by chunk; return a line for each that cannot be, by its path."""
-    groups = [schema.MAP_GROUP]
-    groups += [f"{schema.IMAGES_GROUP}/{n}" for n in list_dir(store, schema.IMAGES_GROUP) if n != ROOT_DOCUMENT]
-    for step in schema.STEPS:
-        for run, numbers in revision_numbers(store, step).items():
-            groups += [revision_group(step, run, number) for number in numbers]
+def _damage_beside(store: Location) -> dict[str, str]:
+    """Read all groups, and every array but the counts, chunk by chunk; return a line for each that cannot be, by path.
+
+    A revision without a document of its group is being written, or was left by a crash: nobody reads it.
+    """
+    images = [f"{schema.IMAGES_GROUP}/{name}" for name in list_dir(store, schema.IMAGES_GROUP) if name != ROOT_DOCUMENT]
+    results = [
+        revision_group(step, run, number)
+        for step in schema.STEPS
+        for run, numbers in revision_numbers(store, step).items()
+        for number in numbers
+    ]
+    parents = [schema.IMAGES_GROUP, schema.RESULTS_GROUP, *(f"{schema.RESULTS_GROUP}/{step}" for step in schema.STEPS)]
+    there = [group for group in (*parents, *results) if exists(store, group_document(group))]
     readable = zarr_store(store, read_only=True)
     damage: dict[str, str] = {}
-    for group in groups:
-        if not exists(store, group_document(group)):
-            # Of the results, one that is being written, or what a crash left of it.
-            if group.startswith(schema.IMAGES_GROUP):
-                damage[group] = f"{group}: absent document"
+
+    def open_group(path: str) -> None:
+        zarr.open_group(readable, path=path, mode="r")
+
+    def read_array(path: str) -> None:
+        _read_through(zarr.open_array(readable, path=path, mode="r"))
+
+    def check(read: Callable[[str], None], path: str) -> None:
+        try:
+            read(path)
+        except EdsError:
+            raise  # a store that does not answer is not damaged
+        except Exception as error:  # whatever Zarr and the codecs make of damage
+            damage[path] = f"{path}: unreadable ({_words(error)})"
+
+    for group in (schema.MAP_GROUP, *images, *there):
+        check(open_group, group)
+        if group in parents:
             continue
         names = {name for name in list_dir(store, group) if name != ROOT_DOCUMENT}
         if group == schema.MAP_GROUP:
-            names |= {*_SURVEYED, schema.Y, schema.X, schema.ENERGY}  # whether they are there or not
-        for path in [group, *(f"{group}/{name}" for name in sorted(names))]:
-            if path == _COUNTS_ARRAY:
-                continue
-            try:
-                if path == group:
-                    zarr.open_group(readable, path=path, mode="r")
-                else:
-                    _read_through(zarr.open_array(readable, path=path, mode="r"))
-            except EdsError:
-                raise
-            except Exception as error:  # whatever Zarr and the codecs make of damage
-                damage[path] = f"{path}: unreadable ({_words(error)})"
+            # Whether they are there or not; the counts are read elsewhere.
+            names = names - {schema.COUNTS} | {*_SURVEYED, schema.Y, schema.X, schema.ENERGY}
+        for path in sorted(f"{group}/{name}" for name in names):
+            check(read_array, path)
     return damage
 
 
 def _read_through(array: zarr.Array[Any]) -> None:
-    steps = array.shards or array.chunks
+    steps = [max(1, step) for step in array.shards or array.chunks]
     starts = (range(0, size, step) for size, step in zip(array.shape, steps, strict=True))
     for corner in itertools.product(*starts):
         array[tuple(slice(a, a + step) for a, step in zip(corner, steps, strict=True))]
