@@ -299,7 +299,7 @@ def _check_early(header: MapHeader, *, n_phases: int | None, energy: Window | No
         _check_window(energy, first, first + step * (n_channels - 1), schema.KEV)
     tile = tile_shape(n_channels)
     dtype = np.dtype(np.uint8 if header.dtype.itemsize == 1 else np.uint16)
-    whole = Blocks(CountsSource("", "", "", header.shape, tile, dtype), (0, 0, 0), header.shape)
+    whole = Blocks(CountsSource("", "", "", "", header.shape, tile, dtype), (0, 0, 0), header.shape)
     pca_need, figures_need = exact_need(whole), results_need(height * width)
     largest = max(pca_need.fixed + pca_need.per_worker, figures_need.fixed)
     budget.plan(budget.Need("run", largest + _GROWTH, 0), memory=memory)

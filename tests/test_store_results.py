@@ -1,5 +1,6 @@
 """Results: immutable revisions that are there whole or not at all, found again by name, fresh or stale."""
 
+import errno
 import itertools
 import json
 import multiprocessing
@@ -10,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from zarr.storage import LocalStore
 
 from eds_chunked import schema
 from eds_chunked.engine.blocks import blocks_of
 from eds_chunked.engine.output import begin_result
-from eds_chunked.errors import MissingResultError, ParameterError, StaleResultError, StoreNotFoundError
+from eds_chunked.errors import MissingResultError, ParameterError, StaleResultError, StoreFullError, StoreNotFoundError
 from eds_chunked.store import drafts
 from eds_chunked.store.backend import HeldBackStore
 from eds_chunked.store.conversion import convert
@@ -247,6 +249,24 @@ def test_a_failure_while_saving_leaves_the_earlier_revision_and_no_rest(store, m
     assert sorted(p.name for p in (store / "results/nmf").iterdir()) == ["k2.r1", "zarr.json"]
     # Its number is not given again: somebody may have heard of it.
     assert save(made_result(ds, value=6), store) == "nmf/k2.r3"
+
+
+def test_a_full_disk_is_one_clear_error_and_the_earlier_revision_stays(store, monkeypatch):
+    save(made_result(open_map(store)), store)
+    put, room = LocalStore.set, [4]
+
+    async def set_while_there_is_room(self, key, value):
+        room[0] -= 1
+        if room[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device", key)
+        await put(self, key, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "set", set_while_there_is_room)
+        with pytest.raises(StoreFullError, match=r"found no space left on the device.*free space"):
+            save(made_result(open_map(store), value=2.0), store)
+    assert addresses(store) == ["nmf/k2.r1"]
+    assert equal(load(store, "nmf"), made_result(open_map(store)))
 
 
 def test_a_crash_while_writing_leaves_the_earlier_revision(store, monkeypatch):

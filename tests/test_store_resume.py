@@ -594,6 +594,14 @@ def test_a_salvage_that_was_stopped_goes_on(tmp_path):
     assert np.array_equal(ds[schema.COUNTS].values, COUNTS[:19])
 
 
+def test_a_warning_made_an_error_keeps_nothing_from_being_finished(tmp_path):
+    store = with_old(tmp_path)
+    with pytest.raises(UserWarning, match="rows 0 to 19 of 29"):  # as pytest is set up here
+        convert(Damaged(COUNTS), store, overwrite=True, salvage=True)
+    assert np.array_equal(open_map(store)[schema.COUNTS].values, COUNTS[:19])
+    assert names(tmp_path) == FINAL
+
+
 def test_without_a_whole_row_there_is_nothing_to_salvage(tmp_path):
     reader = Damaged(COUNTS)
     reader.at = 0
@@ -642,6 +650,7 @@ def test_the_command_that_the_error_names_goes_on(tmp_path):
     assert "found codec zstd in place of counts" in other.stderr
 
 
+@pytest.mark.filterwarnings("default")
 def test_salvage_on_the_command_line_succeeds_and_warns(tmp_path):
     counts = np.tile(COUNTS, (1, 1, 40))
     source = write_ripple(tmp_path / "a.rpl", counts)

@@ -231,7 +231,9 @@ class RippleReader:
                 str(self._raw),
                 found=f"{found} bytes",
                 expected=f"{expected} bytes (offset + width x height x depth x data-length of {self._rpl.name})",
-                fix="copy the file again, it is truncated" if found < expected else f"correct {self._rpl.name}",
+                fix="copy the file again, it is truncated, or keep its whole rows with --salvage"
+                if found < expected
+                else f"correct {self._rpl.name}",
             )
 
     def _check_rest(self, height: int) -> None:

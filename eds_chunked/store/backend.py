@@ -13,7 +13,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
-from eds_chunked.errors import EdsError, ParameterError, StoreError, StoreNotFoundError
+from eds_chunked.errors import EdsError, ParameterError, StoreError, StoreFullError, StoreNotFoundError
 
 Location = str | os.PathLike[str]
 
@@ -51,7 +51,33 @@ def zarr_store(location: Location, *, read_only: bool = False) -> Store:
     text = location_text(location)
     if is_remote(text):
         return _object_store(text, read_only=read_only)
-    return LocalStore(text, read_only=read_only)
+    return DiskStore(text, read_only=read_only)
+
+
+class DiskStore(LocalStore):
+    """A store on a disk, which says so when the disk is full."""
+
+    async def set(self, key: str, value: Buffer) -> None:
+        with self._in_the_room_there_is():
+            await super().set(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        with self._in_the_room_there_is():
+            await super().set_if_not_exists(key, value)
+
+    @contextmanager
+    def _in_the_room_there_is(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise StoreFullError(
+                f"store {self.root}",
+                found="no space left on the device",
+                expected="room for what is written; all that was finished before is whole",
+                fix="free space, then the same again",
+            ) from error
 
 
 def _object_store(url: str, *, read_only: bool) -> Store:

@@ -7,10 +7,9 @@ import math
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +127,7 @@ def convert(
         begun = None if site.found is State.NOTHING else Journal(zarr_store(site.place, read_only=True)).plan
         if site.found is State.WHOLE and begun is None:
             # Of an early version of the package, which kept no journal.
-            _warn_whole(site)
+            warnings.warn(_whole_already(site), stacklevel=2)
             return open_map(store)
         pick = pick if begun is None or pick is not None else begun.pick
         reader = source
@@ -145,17 +144,20 @@ def convert(
         else:
             plan = begun
             _check_same(site, begun, facts, reader.header, codec=codec, shards=shards)
+        told: list[str] = []
         if site.found is State.WHOLE and not site.replaces:
-            _warn_whole(site)
+            told.append(_whole_already(site))
         elif site.found is not State.WHOLE:
             budget = plan_staging(reader, plan, memory=memory)
-            _build(site, _Work(reader, plan, budget, salvage), resume=begun is not None)
+            told = _build(site, _Work(reader, plan, budget, salvage), resume=begun is not None)
         site.finish()
+    for text in told:
+        warnings.warn(text, stacklevel=2)
     return open_map(store)
 
 
-def _warn_whole(site: Site) -> None:
-    warnings.warn(f"{site.target} is whole already: there was nothing to resume", stacklevel=3)
+def _whole_already(site: Site) -> str:
+    return f"{site.target} is whole already: there was nothing to resume"
 
 
 def _check_shape(header: MapHeader) -> None:
@@ -237,8 +239,11 @@ class _Work:
     salvage: bool
 
 
-def _build(site: Site, work: _Work, *, resume: bool) -> None:
-    """Write the store, or what is missing of it; what fails leaves it to be resumed, unless the source is to blame."""
+def _build(site: Site, work: _Work, *, resume: bool) -> list[str]:
+    """Write the store, or what is missing of it, and return what the user should be warned of.
+
+    What fails leaves the store to be resumed, unless the source is to blame.
+    """
     writer: MapWriter | None = None
     try:
         if resume:
@@ -246,7 +251,7 @@ def _build(site: Site, work: _Work, *, resume: bool) -> None:
         else:
             site.clear()
         writer = MapWriter(site.place, work.plan, resume=resume)
-        _write(writer, work)
+        return _write(writer, work)
     except BaseException as error:
         worthless = writer is None or not writer.marked or isinstance(error, SourceError | CountsError | ParameterError)
         kept = resume or not worthless
@@ -263,7 +268,7 @@ def _explained(error: BaseException, site: Site, writer: MapWriter | None, *, ke
     again = "--overwrite --resume" if site.replaces else "--resume"
     if isinstance(error, MemoryBudgetError) and kept:
         return MemoryBudgetError(error.what, found=error.found, expected=error.expected, fix=f"{error.fix} {again}")
-    if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+    if isinstance(error, StoreFullError):
         command = unfinished(site.place, at=site.target)[1] if kept else "convert again"
         more = "room for the map"
         if writer is not None and writer.marked:
@@ -279,7 +284,7 @@ def _explained(error: BaseException, site: Site, writer: MapWriter | None, *, ke
     return error
 
 
-def _write(writer: MapWriter, work: _Work) -> None:
+def _write(writer: MapWriter, work: _Work) -> list[str]:
     survey = Survey(work.plan.shape)
     staging = Staging(work.reader, work.plan, work.budget, salvage=work.salvage)
     full = height = work.plan.shape[0]
@@ -315,7 +320,7 @@ def _write(writer: MapWriter, work: _Work) -> None:
             fix="check the file",
         )
     survey.crop(height)
-    _seal(writer, work.reader, survey, staging.damage)
+    return _seal(writer, work.reader, survey, staging.damage)
 
 
 def _survey_written(pool: ThreadPoolExecutor, writer: MapWriter, ys: slice, survey: Survey) -> bool:
@@ -354,45 +359,36 @@ def _write_unit(writer: MapWriter, row: TileRow, unit: slice) -> list[TileSurvey
 
 
 # --------------------------------------------------------------------------------------------------- the end
-def _seal(writer: MapWriter, reader: Reader, survey: Survey, damage: SourceError | None) -> None:
-    """Write coordinates, survey, metadata and images, then commit the map."""
+def _seal(writer: MapWriter, reader: Reader, survey: Survey, damage: SourceError | None) -> list[str]:
+    """Write coordinates, survey, metadata and images, then commit the map; return what the user should know of it."""
     header, height = reader.header, len(survey.total_counts)
-    missing = [height, header.shape[0]]
-    if damage is not None:
-        salvaged = {schema.MISSING_ROWS: missing, "why": str(damage)}
-        header = replace(header, shape=(height, *header.shape[1:]), parameters={**header.parameters, **salvaged})
-    described = describe_map(header, survey)
-    if damage is not None:
+    told = []
+    if damage is None:
+        told += _another_total(header, survey)
+        described = describe_map(header, survey)
+    else:
+        missing, why = [height, header.shape[0]], f"{damage.what}: found {damage.found}, expected {damage.expected}"
+        told.append(f"{header.source} is damaged: the map has rows 0 to {height} of {missing[1]} ({why})")
+        parameters = {**header.parameters, schema.MISSING_ROWS: missing, "why": why}
+        described = describe_map(replace(header, shape=(height, *header.shape[1:]), parameters=parameters), survey)
         described.attrs[schema.MISSING_ROWS] = missing
     writer.seal(int(survey.max_spectrum.max()), height)
     described.to_zarr(writer.store, group=schema.MAP_GROUP, mode="a", consolidated=False)
-    for number, image in enumerate(_images(reader, damage)):
-        group = f"{schema.IMAGES_GROUP}/{number}"
-        describe_image(image).to_zarr(writer.store, group=group, mode="a", consolidated=False)
-    writer.commit()
-    if damage is not None:
-        _warn(f"{header.source} is damaged: the map has rows 0 to {height} of {missing[1]} ({damage})")
-    else:
-        _check_total(header, survey)
-
-
-def _images(reader: Reader, damage: SourceError | None) -> Iterable[Any]:
     try:
-        yield from reader.images()
+        for number, image in enumerate(reader.images()):
+            group = f"{schema.IMAGES_GROUP}/{number}"
+            describe_image(image).to_zarr(writer.store, group=group, mode="a", consolidated=False)
     except SourceError as error:
         if damage is None:
             raise
-        _warn(f"{reader.header.source}: electron images are left out ({error})")
+        told.append(f"{header.source}: not all electron images could be read ({error.found})")
+    writer.commit()
+    return told
 
 
-def _check_total(header: MapHeader, survey: Survey) -> None:
-    """Warn where a file states clearly another number of counts than it holds."""
+def _another_total(header: MapHeader, survey: Survey) -> list[str]:
+    """Return a warning where a file states clearly another number of counts than it holds."""
     stated, counted = header.metadata.get(STATED_TOTAL), int(survey.sum_spectrum.sum())
-    if stated is None or set(header.parameters) - {"energy_scale"}:
-        return
-    if abs(int(stated) - counted) > _TOLERATED * counted:
-        _warn(f"{header.source} states {int(stated)} counts for the whole map, and holds {counted}")
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=2)
+    if stated is None or set(header.parameters) - {"energy_scale"} or abs(stated - counted) <= _TOLERATED * counted:
+        return []
+    return [f"{header.source} states {stated} counts for the whole map, and holds {counted}"]

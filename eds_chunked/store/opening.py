@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 import warnings
@@ -13,8 +12,6 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 from zarr.errors import ZarrUserWarning
 
 from eds_chunked import schema
@@ -149,21 +146,13 @@ def open_map(location: Location) -> xr.Dataset:
         consolidated=False,
         drop_variables=[schema.COUNTS],
     )
-    source = counts_source(text, _version(location, ds))
+    source = counts_source(text, ds.attrs[schema.FINGERPRINT])
     # No fancy indexing is pushed down to the source: the engine recognises plain slices of it.
     meta = np.empty((0, 0, 0), source.dtype)  # else dask would read some
     counts = da.from_array(source, chunks=source.tile, asarray=False, fancy=False, meta=meta)
     ds[schema.COUNTS] = (schema.VARIABLES[schema.COUNTS].dims, counts, schema.attributes(schema.COUNTS))
     ds.encoding["source"] = text
     return ds
-
-
-def _version(location: Location, ds: xr.Dataset) -> str:
-    """Return what tells the array of counts from any that stood there before: what it holds, and in what codec."""
-    key = group_document(f"{schema.MAP_GROUP}/{schema.COUNTS}")
-    document = sync(zarr_store(location, read_only=True).get(key, default_buffer_prototype()))
-    codec = hashlib.sha256(b"" if document is None else document.to_bytes()).hexdigest()
-    return f"{ds.attrs[schema.FINGERPRINT]} {codec}"
 
 
 def open_tree(location: Location) -> xr.DataTree:

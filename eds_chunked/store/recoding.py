@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
 
 from eds_chunked import progress, schema
-from eds_chunked.errors import ParameterError, StoreError, StoreExistsError, StoreFullError
+from eds_chunked.errors import ParameterError, StoreError, StoreExistsError
 from eds_chunked.kernels.sparse import channel_dtype
 from eds_chunked.memory import Need, Plan, plan
 from eds_chunked.store.backend import Location, delete_dir, exists, is_remote, list_dir, location_text, zarr_store
@@ -57,9 +56,9 @@ def recode(store: Location, target: Location, *, codec: str | None, memory: str 
     if codec not in TILE_CODECS:
         raise ParameterError("codec", found=repr(codec), expected=" or ".join(TILE_CODECS), fix="--codec zstd")
     check_store(store)
-    check_calibrated(open_map(store).attrs, location_text(store))
-    # Opened anew: what this process remembers of the place may be of a store that stood there before.
-    source = counts_source(location_text(store), uuid.uuid4().hex)
+    attrs = open_map(store).attrs
+    check_calibrated(attrs, location_text(store))
+    source = counts_source(location_text(store), attrs[schema.FINGERPRINT])
     copied = _plan(store, source, codec)
     chosen = plan(_need(copied, source), memory=memory)
     with _building_place(location_text(store), location_text(target), overwrite=overwrite) as place:
@@ -165,17 +164,7 @@ def _building_place(store: str, target: str, *, overwrite: bool) -> Iterator[str
     with ExitStack() as stack:
         if _checked(target, overwrite=overwrite) is not State.NOTHING:
             stack.enter_context(locked(target))
-        try:
-            yield from _on_an_object_store(target) if is_remote(target) else _on_a_disk(Path(target))
-        except OSError as error:
-            if error.errno not in (ENOSPC, EDQUOT):
-                raise
-            raise StoreFullError(
-                f"export to {target}",
-                found="no space left on the device",
-                expected="room for the copy",
-                fix="free space, and export again",
-            ) from error
+        yield from _on_an_object_store(target) if is_remote(target) else _on_a_disk(Path(target))
 
 
 def _checked(target: str, *, overwrite: bool) -> State:

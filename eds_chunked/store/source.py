@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,27 +20,18 @@ from eds_chunked.store.backend import WholeStore, zarr_store
 from eds_chunked.store.chunks import StoredTiles, stored_tiles
 
 
-@lru_cache(maxsize=32)
-def _array(location: str, path: str, version: str) -> zarr.Array[Any]:
-    # Opened once a process and version: opening reads a document, which costs more than a small tile.
-    return zarr.open_array(WholeStore(zarr_store(location, read_only=True)), path=path, mode="r")
-
-
-@lru_cache(maxsize=32)
-def _tiles(location: str, path: str, version: str) -> StoredTiles | None:
-    return stored_tiles(_array(location, path, version))
-
-
 @dataclass(frozen=True)
 class CountsSource:
     """Counts (y, x, energy) in a Zarr array; small to send, opened where it is read.
 
-    ``version`` tells apart arrays that stood at one place one after the other.
+    ``version`` says what the counts are, ``document`` is a digest of how they are stored: together they tell apart
+    arrays that stood at one place one after the other.
     """
 
     location: str
     path: str
     version: str
+    document: str
     shape: tuple[int, int, int]
     tile: tuple[int, int, int]
     dtype: np.dtype[Any]
@@ -49,11 +42,11 @@ class CountsSource:
 
     def __getitem__(self, key: Any) -> np.ndarray[Any, Any]:
         with self._damage_at(key):
-            return np.asarray(_array(self.location, self.path, self.version)[key])
+            return np.asarray(_array(self)[key])
 
     def load(self, ys: slice, xs: slice, channels: slice) -> Csr:
         """Return the counts of a box that lies within one tile: straight from its bytes, or of another codec dense."""
-        tiles = _tiles(self.location, self.path, self.version)
+        tiles = _tiles(self)
         if tiles is None:
             return from_dense(self[ys, xs, channels].reshape(-1, channels.stop - channels.start))
         with self._damage_at((ys, xs, channels)):
@@ -75,6 +68,21 @@ class CountsSource:
             ) from error
 
 
+@lru_cache(maxsize=32)
+def _array(source: CountsSource) -> zarr.Array[Any]:
+    # Opened once a process: opening reads a document, which costs more than a small tile.
+    return _open(source.location, source.path)
+
+
+@lru_cache(maxsize=32)
+def _tiles(source: CountsSource) -> StoredTiles | None:
+    return stored_tiles(_array(source))
+
+
+def _open(location: str, path: str) -> zarr.Array[Any]:
+    return zarr.open_array(WholeStore(zarr_store(location, read_only=True)), path=path, mode="r")
+
+
 def _text(key: Any) -> str:
     """``y 0:64, x 64:101, energy 0:2048`` for a tuple of slices."""
     if not isinstance(key, tuple) or not all(isinstance(k, slice) for k in key):
@@ -85,7 +93,7 @@ def _text(key: Any) -> str:
 def counts_source(location: str, version: str, path: str = f"{MAP_GROUP}/{COUNTS}") -> CountsSource:
     """Return the source of the counts array at ``path`` of a store."""
     try:
-        array = _array(location, path, version)
+        array = _open(location, path)
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise StoreError(
             f"{path} in {location}",
@@ -96,4 +104,5 @@ def counts_source(location: str, version: str, path: str = f"{MAP_GROUP}/{COUNTS
     height, width, n_channels = array.shape
     side_y, side_x, depth = array.chunks
     shape, tile = (height, width, n_channels), (side_y, side_x, depth)
-    return CountsSource(location, path, version, shape, tile, np.dtype(array.dtype))
+    document = hashlib.sha256(json.dumps(array.metadata.to_dict(), default=str).encode()).hexdigest()
+    return CountsSource(location, path, version, document, shape, tile, np.dtype(array.dtype))
