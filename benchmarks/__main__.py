@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-NAMES = ("codec", "fuzz_bcf", "growth")
+NAMES = ("codec", "conversion", "fuzz_bcf", "growth")
 
 
 def main() -> None:

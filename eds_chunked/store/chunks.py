@@ -91,7 +91,10 @@ class StoredTiles:
     def _get(self, key: str, span: RangeByteRequest | SuffixByteRequest | None = None) -> bytes:
         if self._folder is not None:
             # By way of Zarr's event loop it would take as long as all the decoding of a sparse tile.
-            return _read_file(self._folder / key, span)
+            try:
+                return _read_file(self._folder / key, span)
+            except FileNotFoundError:
+                raise FileNotFoundError(f"{key} is absent") from None
         found = sync(self._array.store.get(key, default_buffer_prototype(), span))
         if found is None:
             raise FileNotFoundError(f"{key} is absent")

@@ -72,7 +72,8 @@ def _centroid_of_lone_peak(counts: Array, top: int, scale: float) -> float | Non
     # 1.5 widths hold all but 0.05 % of a Gaussian, so that where the window ends does not move the mean; what comes
     # after the valley beside the peak is something else.
     n = max(2, math.ceil(1.5 * width)) + 1
-    before, after = int(np.argmin(left[:n])), int(np.argmin(right[:n]))
+    left, right = counts[max(0, top - n) : top + 1][::-1], counts[top : top + n + 1]
+    before, after = int(np.argmin(left)), int(np.argmin(right))
     channels = np.arange(top - before, top + after + 1)
     background = np.interp(channels, [channels[0], channels[-1]], [left[before], right[after]])
     peak = np.clip(counts[channels] - background, 0, None)
