@@ -4,13 +4,15 @@
 
 Each input is a function of its number, so that a failure can be repeated with ``--start NUMBER --inputs 1``. Run it
 from the project's folder; the mutations are those of tests/test_bruker_fuzz.py. ``--real`` adds the maps in
-../shared/data, which are slower. Memory is measured on Linux only.
+../shared/data, which are slower. It fails on an input that takes more than SECONDS or if memory grows by more than
+MEGABYTES, which is measured on Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
 import faulthandler
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -18,6 +20,8 @@ from pathlib import Path
 
 from tests.test_bruker_fuzz import SECONDS, made_seeds, mutants, outcome, real_seeds
 from tests.test_bruker_reading import compile_kernels
+
+MEGABYTES = 150
 
 _STATUS = Path("/proc/self/status")
 
@@ -61,9 +65,12 @@ def main() -> None:
         seconds = time.perf_counter() - begin
     print(f"{arguments.inputs} inputs of {len(seeds)} files in {seconds:.0f} s, none wrong")
     print(f"slowest {slowest[0]:.2f} s (input {slowest[1]}: whole, box, salvage and the oracle)")
-    print(f"idle {idle:.0f} MB, peak {_megabytes('VmHWM'):.0f} MB (+{_megabytes('VmHWM') - idle:.0f})")
+    growth = _megabytes("VmHWM") - idle
+    print(f"idle {idle:.0f} MB, +{growth:.0f} MB at most")
     for (depth, result), n in sorted(seen.items()):
         print(f"  {depth:8} {result:8} {n}")
+    if slowest[0] > SECONDS or growth > MEGABYTES:
+        sys.exit(f"too much: {slowest[0]:.2f} of {SECONDS:g} s, {growth:.0f} of {MEGABYTES} MB")
 
 
 if __name__ == "__main__":

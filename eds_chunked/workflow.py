@@ -232,7 +232,9 @@ def run(
     """
     text = location_text(store)
     target = results_folder(text) if folder is None else Path(folder)
-    reader = open_source(Path(source), pick=pick) if isinstance(source, str | os.PathLike) else source
+    reader = source
+    if isinstance(reader, str | os.PathLike):
+        reader = open_source(Path(reader), pick=pick, memory=memory)
     moves_axis = calibration is not None and not calibration.keys().isdisjoint(_MOVES_THE_AXIS)
     _check_early(reader.header, n_phases=n_phases, energy=None if moves_axis else energy, memory=memory)
     clock = _Clock()

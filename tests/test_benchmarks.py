@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import codec, growth, measure
+from benchmarks import codec, conversion, growth, measure
 from benchmarks.__main__ import NAMES
 from benchmarks.tasks import CONVERT, DRAW, STEPS, Measurement, Task
 from eds_chunked import schema, synthetic
 from eds_chunked.store.results import revisions
+from tests import bcf_files
+from tests.real_data import real_data
 
 PROJECT = Path(growth.__file__).parents[1]
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
@@ -267,3 +269,18 @@ def test_codec_benchmark_compares_counts_and_zstd(codecs, capsys):
     with pytest.raises(SystemExit):
         codec.main(["--codecs", codecs])
     assert "counts and zstd are compared, of counts, zstd, lz4" in capsys.readouterr().err
+
+
+def test_conversion_beside_the_load_finds_the_same_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    # RosettaSciIO wants a header as the vendor writes it.
+    conversion.main([str(real_data("P45_the_default_job.bcf")), "--codecs", "counts", "lz4", "--passes", "1"])
+    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert rows[2:] == ["RosettaSciIO, eager load", "read", "convert, counts", "convert, lz4"]
+
+
+def test_contestants_that_found_other_counts_end_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bcf_files.write(tmp_path / "map.bcf", [np.ones((3, 5, 61), np.uint16)])
+    totals = iter([915, 914])
+    monkeypatch.setattr(conversion, "timed", lambda script: conversion.Run(1.0, 10**6, next(totals, 915)))
+    with pytest.raises(SystemExit, match="other counts"):
+        conversion.main([str(tmp_path / "map.bcf"), "--passes", "1"])

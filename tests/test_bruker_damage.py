@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
+import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 
 from eds_chunked.errors import SourceError
 from eds_chunked.readers.bruker import BrukerReader, describe
+from eds_chunked.readers.bruker_blocks import inflate
 from tests import bcf_files
 from tests.bcf_files import PROLOGUE, STREAM_HEADER, seal
 from tests.test_bruker_reading import compile_kernels, read
@@ -283,6 +285,21 @@ def test_a_zip_bomb_stops_at_its_declared_size(tmp_path: Path) -> None:
     fails(tmp_path, stored(change_less), "more than 1000 bytes")
 
 
+def test_inflating_a_bomb_takes_no_memory() -> None:
+    bomb = zlib.compress(bytes(1 << 26), 9)
+    peaks = []
+    for size in (1000, 1 << 26):
+        tracemalloc.start()
+        try:
+            with pytest.raises(ValueError, match=r"more than 1000 bytes|CRC-16"):
+                inflate(bomb, size, 1)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[0] < 1 << 20
+    assert peaks[1] > 1 << 26  # so what ISA-L allocates is seen
+
+
 def test_blocks_that_end_early_or_go_on(tmp_path: Path) -> None:
     files = bcf_files.contents([CUBE])
     path = tmp_path / "a.bcf"
@@ -465,6 +482,65 @@ OUTSIDE = b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><TRTSpectrumDa
 )
 def test_headers(tmp_path: Path, change: Callable[[bytes], bytes], match: str) -> None:
     fails(tmp_path, with_header(change), match)
+
+
+HOSTILE = {
+    "elements": (b"<RTHeader/>", b"<RTHeader/>" + b"<a/>" * 4_000_000, "elements and text"),
+    "attributes": (b"<RTHeader/>", b"<RTHeader/>" + b"<a b='1' c='2'/>" * 500_000, "elements and text"),
+    "names": (b"<RTHeader/>", b"".join(b"<a%d/>" % i for i in range(500_000)), "elements and text"),
+    "one text": (b"<RTHeader/>", b"<RTHeader>" + b"x" * (40 << 20) + b"</RTHeader>", "elements and text"),
+    "lines": (b"<RTHeader/>", b"<RTHeader>" + (b"x" * 39 + b"\n") * (1 << 20) + b"</RTHeader>", "elements and text"),
+    "channels": (b"<Channels>", b"<Channels>" + b"1," * 70_000, "channels, expected 1 to 65536"),
+    "counts": (b"<Channels>", b"<Channels>" + b"1," * (16 << 20), "elements and text"),
+    "a count": (b"<Channels>", b"<Channels>" + b"1" * (8 << 20), "Channels with"),
+    "attribute": (b"<RTHeader/>", b'<RTHeader a="' + b"x" * (40 << 20) + b'"/>', "a tag or comment of more"),
+    "many in one tag": (
+        b"<RTHeader/>", b"<RTHeader %s/>" % b" ".join(b"a%d=''" % i for i in range(900_000)), "a tag or comment of more"
+    ),
+    "comment": (b"<RTHeader/>", b"<!--" + b"x" * (40 << 20) + b"-->", "a tag or comment of more"),
+    "image": (b"<Data>", b"<Data>" + b"A" * (40 << 20), "image with more data than its sizes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_headers_that_would_fill_the_memory(tmp_path: Path, name: str) -> None:
+    old, new, match = HOSTILE[name]
+    files = bcf_files.contents([CUBE])
+    files["HeaderData"] = files["HeaderData"].replace(old, new, 1)
+    # zlib at level 1 and CRC-16 in plain Python are too slow for that much.
+    path = tmp_path / "bad.bcf"
+    path.write_bytes(bcf_files.container(files, chunk_size=1 << 20))
+    begin = time.process_time()
+    with pytest.raises(SourceError, match=match):
+        read_all(path)
+    assert time.process_time() - begin < 2
+    tracemalloc.start()
+    try:
+        with pytest.raises(SourceError, match=match):
+            read_all(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 96 << 20
+
+
+@pytest.mark.parametrize("lines", [b"1," * 70_000, b"9" * 4000, b"9" * 5000])
+def test_a_line_counter_that_counts_nothing(tmp_path: Path, lines: bytes) -> None:
+    path = tmp_path / "a.bcf"
+    path.write_bytes(with_header(swap(b"<LineCounter>", b"<LineCounter>" + lines)))
+    (header,) = describe(path)
+    assert header.real_time is None
+
+
+def test_line_breaks_in_an_image(tmp_path: Path) -> None:
+    def wrap(xml: bytes) -> bytes:
+        at = xml.index(b"<Data>AAAB") + 10
+        return xml[:at] + b"\r\n" + xml[at : at + 4] + b"\n" + xml[at + 4 :]
+
+    path = tmp_path / "a.bcf"
+    path.write_bytes(with_header(wrap))
+    image = next(iter(BrukerReader(path).images()))
+    np.testing.assert_array_equal(image.pixels, np.arange(15).reshape(3, 5))
 
 
 def test_a_header_needs_few_of_its_nodes(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eds_chunked.cli.describing import header_facts, map_lines
-from eds_chunked.errors import ParameterError, SourceNotFoundError
+from eds_chunked.errors import ParameterError, SourceError, SourceNotFoundError
 from eds_chunked.kernels.sparse import Csr, to_dense
+from eds_chunked.readers import bruker, open_source
 from eds_chunked.readers.base import Band, Box
 from eds_chunked.readers.bruker import BrukerReader, describe
 from eds_chunked.readers.bruker_blocks import crc16
+from eds_chunked.readers.bruker_container import Container
 from eds_chunked.schema import SEM, TEM
 from tests import bcf_files
 from tests.real_data import real_data
@@ -34,7 +37,7 @@ REAL = {
 
 def read(path: Path, rows: int = 3, pick: int | None = None) -> np.ndarray:
     """The whole map as uint32."""
-    reader = BrukerReader(path, pick)
+    reader = BrukerReader(path, pick=pick)
     return read_bands(reader, reader.bands(rows), Box.whole(reader.header.shape), rows)
 
 
@@ -146,12 +149,15 @@ def test_several_maps(tmp_path: Path) -> None:
     cubes = [bcf_files.counts((3, 5, 31), seed=seed) for seed in range(11)]
     path = bcf_files.write(tmp_path / "stack.bcf", cubes)
     assert [header.metadata["header_total_counts"] for header in describe(path)] == [int(c.sum()) for c in cubes]
-    assert [header.title for header in describe(path)][-1] == "Bröt & Käse (map 10)"
-    for i, cube in enumerate(cubes):
+    assert [header.title for header in describe(path)] == [f"Bröt & Käse (map {i})" for i in range(1, 12)]
+    for i, cube in enumerate(cubes, 1):
         np.testing.assert_array_equal(read(path, pick=i), cube)
-    for pick in (None, -1, 11):
-        with pytest.raises(ParameterError, match="the file has 11"):
-            BrukerReader(path, pick)
+    assert BrukerReader(path, pick="Bröt & Käse (map 2)").header == describe(path)[1]
+    with pytest.raises(SourceError, match="11 spectrum images"):
+        BrukerReader(path)
+    for pick in (-1, 0, 12):
+        with pytest.raises(ParameterError, match=f"found '?{pick}'?"):
+            BrukerReader(path, pick=pick)
 
 
 # ----------------------------------------------------------------------------------------------------------- header
@@ -244,6 +250,19 @@ def test_a_pass_that_is_given_up_leaves_no_thread(tmp_path: Path) -> None:
     assert threading.active_count() > before
     bands.close()
     assert threading.active_count() == before
+
+
+def test_the_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = bcf_files.write(tmp_path / "two.bcf", [bcf_files.counts((3, 5, 31), seed=seed) for seed in (0, 1)])
+    made = []
+
+    def counting(*arguments: Any, **options: Any) -> Container:
+        made.append(arguments)
+        return Container(*arguments, **options)
+
+    monkeypatch.setattr(bruker, "Container", counting)
+    assert open_source(path, pick=2).header.title.endswith("(map 2)")
+    assert len(made) == 1
 
 
 def test_passes_may_run_at_once(tmp_path: Path) -> None:
@@ -352,8 +371,8 @@ def test_made_maps_equal_their_truth_and_rosettasciio(tmp_path: Path, make_bcf: 
     path = tmp_path / "made.bcf"
     make_bcf.make_bcf(path, flavour=flavour, truth=True, threads=1, empty_fraction=0.1, seed=3, maps=2, **MADE[flavour])
     for i, other in enumerate(eager(path)):
-        cube = read(path, 4, pick=i)
+        cube = read(path, 4, pick=i + 1)
         assert int(cube.sum()) == int(np.load(tmp_path / "made.truth.npz")[f"sum_image{'_1' if i else ''}"].sum())
         np.testing.assert_array_equal(cube.astype(other.dtype), other)  # which wraps hot pixels
     synth = make_bcf.Synth.from_truth(tmp_path / "made.truth.npz")
-    np.testing.assert_array_equal(read(path, 3, pick=0), np.stack([synth.row(y) for y in range(synth.height)]))
+    np.testing.assert_array_equal(read(path, 3, pick=1), np.stack([synth.row(y) for y in range(synth.height)]))

@@ -15,6 +15,7 @@ from eds_chunked.readers import open_source
 from eds_chunked.readers.base import Box
 from eds_chunked.readers.bruker import BrukerReader, describe
 from eds_chunked.readers.bruker_container import Container
+from eds_chunked.readers.bruker_index import find_row
 from tests import bcf_files
 from tests.real_data import real_data
 from tests.test_bruker_reading import compile_kernels, eager, read, read_bands
@@ -71,7 +72,9 @@ def test_a_file_cut_off_anywhere(tmp_path: Path, compressed: bool, version: int)
         assert ("truncated" in message) == (len(found) < len(cube))
         heights.append(len(found))
         if len(found) < len(cube):
-            with pytest.raises(SourceError, match=r"truncated.*add --salvage to keep the whole rows before the damage"):
+            with pytest.raises(
+                SourceError, match=rf"truncated.*eds-chunked convert {cut} STORE --salvage keeps the who"
+            ):
                 BrukerReader(cut)
     assert heights == sorted(heights)
     assert set(heights) == set(range(len(cube) + 1)) - {1}  # row 1 is empty, and no file ends behind its four bytes
@@ -135,7 +138,7 @@ def test_a_bad_record(tmp_path: Path, salvage: bool, row: int, rows: int) -> Non
     found, message = salvaged(path, rows, salvage=salvage)
     np.testing.assert_array_equal(found, cube[:row])
     assert f"row {row}, byte {places[row, 3] - 4:#x} of the stream: found pixel packing 9" in message
-    assert ("add --salvage to keep the whole rows before the damage" in message) != salvage
+    assert ("--salvage keeps the whole rows before the damage" in message) != salvage
 
 
 def test_the_last_whole_rows_are_as_narrow_as_their_counts(tmp_path: Path) -> None:
@@ -164,6 +167,34 @@ def test_damage_of_the_index_is_no_matter_when_salvaging(tmp_path: Path) -> None
         np.testing.assert_array_equal(read_bands(reader, reader.bands(4, box), box, 4), CUBE[6:])
 
 
+def test_an_index_of_another_size_is_not_followed_when_salvaging(tmp_path: Path) -> None:
+    # Twice as wide as the map, with the map's own places: what is row 3 of it is row 6 of the map, and the other way.
+    cube = bcf_files.counts((12, 6, 61), seed=4)
+    cube[:, 0, 3] += 1
+    files = bcf_files.contents([cube])
+    places = np.full((12, 12), -1, "<i8")
+    places[:, :6] = np.frombuffer(files["SpectrumPositions0"][8:], "<i8").reshape(12, 6)
+    files["SpectrumPositions0"] = struct.pack("<II", 12, 12) + places.tobytes()
+    path = tmp_path / "a.bcf"
+    path.write_bytes(bcf_files.pack(files))
+    with pytest.raises(SourceError, match="expected 12 x 12, as EDSDatabase/SpectrumPositions0 says"):
+        BrukerReader(path)
+    box = Box.whole(cube.shape, first_row=6)
+    reader = BrukerReader(path, salvage=True)
+    np.testing.assert_array_equal(read_bands(reader, reader.bands(4, box), box, 4), cube[6:])
+    with pytest.raises(SourceError, match="SpectrumPositions0: found 12 x 12, expected 12 x 6 pixels"):
+        find_row(Container(path), "EDSDatabase/SpectrumPositions0", 6, shape=(12, 6))
+
+
+def test_the_truncation_is_told_once(tmp_path: Path) -> None:
+    path = bcf_files.write(tmp_path / "a.bcf", [CUBE], front=True, packing="pulses16", compressed=False)
+    path.write_bytes(path.read_bytes()[:-1500])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        open_source(path, salvage=True)
+    assert len([warning for warning in told if "is truncated" in str(warning.message)]) == 1
+
+
 def test_what_cannot_be_salvaged_says_nothing_of_it(tmp_path: Path) -> None:
     path = bcf_files.write(tmp_path / "a.bcf", [CUBE], front=True, compressed=False)
     path.write_bytes(path.read_bytes()[:8000])
@@ -180,7 +211,7 @@ def test_a_real_map_cut_off(tmp_path: Path) -> None:
     for share in (0.6, 0.8, 0.95):
         data = whole.read_bytes()
         cut.write_bytes(data[: int(share * len(data))])
-        with pytest.raises(SourceError, match="add --salvage"):
+        with pytest.raises(SourceError, match="--salvage keeps"):
             describe(cut)
         reader = open_source(cut, salvage=True)
         assert isinstance(reader, BrukerReader)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from eds_chunked.errors import ParameterError, SourceError
 from eds_chunked.readers.base import Box
 from eds_chunked.readers.bruker import BrukerReader
+from eds_chunked.readers.bruker_container import Container
+from eds_chunked.readers.bruker_index import find_row
 from tests import bcf_files
 from tests.real_data import real_data
 from tests.test_bruker_reading import compile_kernels, eager, read_bands
@@ -195,6 +198,81 @@ def test_an_index_that_disagrees_with_the_stream(tmp_path: Path, change: dict[in
     # A box from the first row on needs no index.
     top = Box(slice(0, 9), slice(0, 7), slice(0, 61))
     np.testing.assert_array_equal(read_box(path, top), CUBE[top])
+
+
+FULL = np.maximum(CUBE, 1)
+
+
+def shifted(by: int, first: int) -> bytes:
+    """Map without gaps, whose index has from row ``first`` on the places of the rows ``by`` below."""
+    files = bcf_files.contents([FULL])
+    places = np.frombuffer(files["SpectrumPositions0"][8:], "<i8").reshape(11, 7)
+    wrong = places.copy()
+    wrong[first : 11 - by] = places[first + by :]
+    # Behind the end of the map they go on as if there was more of it.
+    wrong[11 - by :] = places[-1].max() + 100 * np.arange(1, 7 * by + 1).reshape(by, 7)
+    files["SpectrumPositions0"] = files["SpectrumPositions0"][:8] + wrong.tobytes()
+    return bcf_files.pack(files, block_size=60)
+
+
+@pytest.mark.parametrize("by", [1, 3])
+def test_an_index_that_is_shifted(tmp_path: Path, by: int) -> None:
+    path = tmp_path / "a.bcf"
+    path.write_bytes(shifted(by, 0))
+    box = Box(slice(4, 8), slice(0, 7), slice(0, 61))
+    with pytest.raises(SourceError, match=r"SpectrumPositions0: found row 0 .*expected byte 0x1a8\. "):
+        read_box(path, box)
+    np.testing.assert_array_equal(read_box(path, box, salvage=True), FULL[box])
+
+
+@pytest.mark.parametrize("first", [1, 3, 4])
+def test_an_index_that_falls_back(tmp_path: Path, first: int) -> None:
+    # The places of the row before once more: nothing rises from it to its copy.
+    files = bcf_files.contents([FULL])
+    places = np.frombuffer(files["SpectrumPositions0"][8:], "<i8").reshape(11, 7).copy()
+    places[first:] = places[first - 1 : -1].copy()
+    files["SpectrumPositions0"] = files["SpectrumPositions0"][:8] + places.tobytes()
+    path = tmp_path / "a.bcf"
+    path.write_bytes(bcf_files.pack(files, block_size=60))
+    box = Box(slice(4, 8), slice(0, 7), slice(0, 61))
+    with pytest.raises(SourceError, match=rf"SpectrumPositions0: found row {first} .*or behind"):
+        read_box(path, box)
+    np.testing.assert_array_equal(read_box(path, box, salvage=True), FULL[box])
+
+
+@pytest.mark.parametrize("empty", [0, 3])
+def test_an_index_is_anchored_behind_empty_rows(tmp_path: Path, empty: int) -> None:
+    cube = FULL.copy()
+    cube[:empty] = 0
+    path = bcf_files.write(tmp_path / "a.bcf", [cube], block_size=60)
+    box = Box(slice(5, 9), slice(0, 7), slice(0, 61))
+    np.testing.assert_array_equal(read_box(path, box), cube[box])
+    files = bcf_files.contents([cube])
+    places = np.frombuffer(files["SpectrumPositions0"][8:], "<i8").copy()
+    places[places != -1] += 4
+    files["SpectrumPositions0"] = files["SpectrumPositions0"][:8] + places.tobytes()
+    path.write_bytes(bcf_files.pack(files))
+    with pytest.raises(SourceError, match=f"found row {empty} .*expected byte {0x1A8 + 4 * empty:#x}"):
+        read_box(path, box)
+
+
+def test_the_index_takes_little_memory(tmp_path: Path) -> None:
+    shape = (700, 1000)
+    places = np.full(shape, -1, "<i8")
+    places[:, 1:-1] = 0x1A8 + 4 * np.arange(700)[:, None] + 30 * np.arange(700 * 998).reshape(700, 998)
+    path = tmp_path / "a.bcf"
+    index = struct.pack("<II", *shape) + places.tobytes()
+    path.write_bytes(bcf_files.container({"SpectrumPositions0": index}, chunk_size=0x10000))
+    container = Container(path)
+    tracemalloc.start()
+    try:
+        start = find_row(container, "EDSDatabase/SpectrumPositions0", 690, shape=shape)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert start == (int(places[690, 1]) - 8, struct.pack("<II", 998, 1))
+    assert len(index) == 8 + 5_600_000
+    assert peak < 1.1 * 12 * (1 << 20)
 
 
 # ----------------------------------------------------------------------------------------------------------- memory

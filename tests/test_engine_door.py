@@ -12,7 +12,7 @@ from eds_chunked.engine.blocks import blocks_of
 from eds_chunked.engine.lanes import run_pass
 from eds_chunked.kernels.sparse import to_dense
 from eds_chunked.memory import Need, Plan
-from eds_chunked.store import chunks, layout
+from eds_chunked.store import chunks, conversion
 from eds_chunked.store.conversion import convert
 from eds_chunked.store.opening import open_map
 from eds_chunked.store.source import CountsSource
@@ -35,16 +35,9 @@ def store(request, small_tiles, tmp_path_factory):
 @pytest.fixture(scope="module")
 def small_tiles():
     with pytest.MonkeyPatch.context() as patch:
-        small_layout(patch)
-        yield
-
-
-def small_layout(patch):
-    from eds_chunked.store import conversion, writer
-
-    for module in (layout, conversion, writer, blocks_module, scratch):
-        if hasattr(module, "tile_shape"):
+        for module in (conversion, blocks_module, scratch):
             patch.setattr(module, "tile_shape", lambda n_channels: (SIDE, SIDE, n_channels))
+        yield
 
 
 @pytest.fixture

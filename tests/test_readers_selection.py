@@ -179,7 +179,7 @@ def test_an_energy_window_is_that_of_xarray(low: float, high: float) -> None:
     low, high = sorted((low, high))
     source = ArrayReader(COUNTS)
     ds = described(source)
-    wanted = ds[ENERGY].sel({ENERGY: slice(low, high)}).values
+    wanted = ds[ENERGY].sel({ENERGY: slice(low - 1e-7, high + 1e-7)}).values  # 1e-6 of a channel
     if not len(wanted):
         with pytest.raises(ParameterError, match=r"no channel between .* 61 channels from -0\.2 to 5\.8 keV, 0\.1 keV"):
             Selection(source, energy=(low, high))
@@ -193,6 +193,28 @@ def test_a_window_holds_the_channels_at_its_ends() -> None:
     assert reader.header.shape[2] == 13
     assert reader.header.energy_offset == centres[7]
     assert Selection(ArrayReader(COUNTS), energy=(-math.inf, centres[3])).header.shape[2] == 4
+
+
+@given(offset=st.integers(-60, 60), first=st.integers(0, 60), last=st.integers(0, 60))
+def test_typed_ends_are_the_channels_that_they_name(offset: int, first: int, last: int) -> None:
+    """Of 10 eV a channel, in numbers with two decimals: 35 times 0.01 is more than 0.35."""
+    first, last = sorted((first, last))
+    source = ArrayReader(COUNTS, changes={"energy_scale": 0.01, "energy_offset": offset / 100})
+    low, high = (f"{(offset + channel) / 100:.2f}" for channel in (first, last))
+    header = Selection(source, energy=(float(low), float(high))).header
+    assert (header.shape[2], header.channel_origin) == (last - first + 1, first)
+    # A tenth of a percent of a channel is no rounding.
+    if first < last:
+        inside = Selection(source, energy=(float(low) + 1e-5, float(high) - 1e-5)).header if last - first > 1 else None
+        assert inside is None or inside.shape[2] == last - first - 1
+
+
+def test_a_typed_window_of_the_command_line(tmp_path: Path) -> None:
+    keys = {"depth-scale": 0.01, "depth-units": "keV", "depth-origin": 0.0}
+    source = write_ripple(tmp_path / "h.rpl", COUNTS, keys=keys)
+    result = CliRunner().invoke(main, ["convert", str(source), str(tmp_path / "h.zarr"), "--energy", "0:0.35"])
+    assert result.exit_code == 0, result.stderr
+    assert open_map(tmp_path / "h.zarr").sizes[ENERGY] == 36
 
 
 @pytest.mark.parametrize(("dtype", "bins", "expected"), [("u1", (1, 1, 2), "u2"), ("u2", (5, 4, 8), "u4")])
@@ -214,6 +236,7 @@ def test_the_largest_type_stays() -> None:
 # -------------------------------------------------------------------------------------------------- in the store
 
 
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("calibrated", [True, False])
 def test_what_is_stored_keeps_its_place(tmp_path: Path, calibrated: bool) -> None:
     keys = {"depth-scale": 0.1, "depth-units": "keV", "depth-origin": -0.2}
@@ -223,7 +246,9 @@ def test_what_is_stored_keeps_its_place(tmp_path: Path, calibrated: bool) -> Non
     given = ["--region", "2:,3:10", "--energy", "0.05:4.05", "--rebin", "2,3,4"]
     result = CliRunner().invoke(main, ["convert", str(source), str(store), *given])
     assert result.exit_code == 0, result.stderr
+    assert "the bins leave out, at the end, 1 of the rows, 1 of the columns" in result.stderr
     ds = open_map(store)
+    assert ds.attrs[HISTORY][0]["parameters"]["left_out"] == {"rows": 1, "columns": 1}
     expected = binned(COUNTS[2:, 3:10, 3:43], (2, 3, 4))
     np.testing.assert_array_equal(ds[COUNTS_NAME].values, expected)
     dy, dx, unit = (0.5, 0.25, "um") if calibrated else (1.0, 1.0, "pixel")
@@ -305,6 +330,37 @@ def test_an_energy_scale_calibrates_an_axis_that_counts_channels() -> None:
     np.testing.assert_array_equal(read_all(reader, 4), COUNTS[:, :, 50:])
 
 
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        (10, r"found 10 keV a channel, expected 0\.0005 to 0\.2\. Fix: --energy-scale 0\.01 \(10 eV\)"),
+        (0.21, r"found 0\.21 keV a channel, expected 0\.0005 to 0\.2\. Fix: --energy-scale 0\.01 "),
+        (5, r"--energy-scale 0\.005 \(5 eV\)"),
+        (0.0004, r"found 0\.0004 keV a channel"),
+    ],
+)
+def test_an_energy_scale_in_ev(scale: float, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        selected(ArrayReader(COUNTS), energy_scale=scale)
+    assert selected(ArrayReader(COUNTS), energy_scale=0.2, rebin=(1, 1, 4)).header.energy_scale == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_an_energy_scale_of_a_selection_keeps_channel_0_of_the_file(calibrated: bool) -> None:
+    changes = (
+        {"energy_scale": 0.02, "energy_offset": -0.2} if calibrated else {"energy_scale": 1.0, "energy_offset": 5.0}
+    )
+    source = ArrayReader(COUNTS, changes={**changes, "energy_calibrated": calibrated})
+    # Channels 10 to 41, four to one.
+    inner = (
+        Selection(source, energy=(0.0, 0.639), rebin=(1, 1, 4)) if calibrated else Selection(source, rebin=(1, 1, 4))
+    )
+    header = Selection(inner, energy_scale=0.04).header
+    first = 11.5 if calibrated else 1.5
+    assert header.channel_origin == first
+    assert header.energy_offset == pytest.approx((-0.2 if calibrated else 0.05) + 0.01 * first)
+
+
 @pytest.mark.parametrize("scale", [0, -0.01, math.nan, math.inf, True, "0.01"])
 def test_an_energy_scale_that_cannot_be(scale: Any) -> None:
     with pytest.raises(ParameterError, match=r"energy_scale: found .*--energy-scale 0\.01"):
@@ -337,7 +393,8 @@ def test_what_was_asked_is_recorded() -> None:
     }
     assert dict(reader.header.parameters) == expected
     (event,) = described(reader).attrs[HISTORY]
-    assert event["parameters"] == {"source": "made", **expected}
+    # Of 11 rows, 8 columns and 43 channels.
+    assert event["parameters"] == {"source": "made", **expected, "left_out": {"rows": 1, "channels": 1}}
     assert json.loads(json.dumps(event, allow_nan=False))["parameters"]["region"] == [[2, 13], [1, 9]]
 
 
@@ -347,6 +404,7 @@ def test_a_selection_of_a_selection() -> None:
     step = binned(COUNTS[1:13, 2:11], (2, 1, 1))
     np.testing.assert_array_equal(read_all(outer, 2), binned(step[1:6, 1:8], (2, 3, 4)))
     assert outer.header.binned == (4, 3)
+    assert (outer.header.channel_origin, outer.header.channels_binned) == (1.5, 4)
     # Row 1 of 2-row bins begins at row 3; the middle of rows 3 to 6 is 4.5.
     assert outer.header.origin[0] == pytest.approx(4.5 * 0.5)
 
@@ -426,7 +484,25 @@ def test_damage_comes_after_all_whole_rows(sparse: bool, damaged_from: int, bins
 # -------------------------------------------------------------------------------------------------------- memory
 
 
-@pytest.mark.parametrize("rebin", [None, (2, 2, 1), (3, 1, 4), (1, 1, 2)])
+def test_wide_bins_take_little_more_than_the_reader(tmp_path: Path) -> None:
+    counts = np.random.default_rng(1).poisson(0.3, (50, 83, 512)).astype(np.uint16)
+    whole = RippleReader(write_ripple(tmp_path / "h.rpl", counts))
+    reader = selected(whole, rebin=(8, 8, 1))
+    np.testing.assert_array_equal(read_all(reader, 3), binned(counts, (8, 8, 1)))
+    assert {band.counts.value.dtype for band in reader.bands(1) if isinstance(band.counts, Csr)} == {np.dtype("u1")}
+    for rows in (1, 4):
+        tracemalloc.start()
+        for band in reader.bands(rows):
+            assert band.rows
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak <= reader.peak_bytes(rows)
+        # Eight whole rows as CSR are never held: a value takes 6 bytes there.
+        whole_rows = 8 * 83 * 512 * 6
+        assert reader.peak_bytes(rows) - whole.peak_bytes(rows) < whole_rows
+
+
+@pytest.mark.parametrize("rebin", [None, (2, 2, 1), (3, 1, 4), (1, 1, 2), (8, 8, 1)])
 @pytest.mark.parametrize("rows", [1, 4, 16])
 @pytest.mark.parametrize("record_by", ["vector", "image"])
 def test_peak_bytes_bounds_what_is_allocated(tmp_path: Path, rebin: Any, rows: int, record_by: str) -> None:

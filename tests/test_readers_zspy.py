@@ -46,6 +46,10 @@ def read_all(reader: Any, rows: int, box: Box | None = None) -> Array:
     return np.concatenate([band.counts for band in bands])
 
 
+ABSENT = "ignore:.*chunks are absent:UserWarning"
+"""zarr leaves out a chunk that has only zeros."""
+
+
 def write(path: Path, data: Array, *axes: dict[str, Any], name: str = "map", **options: Any) -> Path:
     """Write one signal with zarr in HyperSpy's layout: every chunking and every axis order."""
     root = zarr.open_group(path, mode="a", zarr_format=2)
@@ -126,6 +130,7 @@ def test_a_file_of_rosettasciio_reads_back(tmp_path: Path, consolidated: bool) -
     assert describe(path) == (header,)
 
 
+@pytest.mark.filterwarnings(ABSENT)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(2, 40)),
@@ -268,6 +273,42 @@ def test_a_damaged_chunk_names_its_row_after_all_rows_before_it(tmp_path: Path) 
     np.testing.assert_array_equal(band.counts, counts[:4])
     with pytest.raises(SourceError, match="damaged data in row 4 "):
         next(bands)
+
+
+@pytest.mark.parametrize("separator", [".", "/"])
+@pytest.mark.parametrize("pack", [False, True])
+def test_absent_chunks_read_as_zeros_and_are_told_once(tmp_path: Path, separator: str, pack: bool) -> None:
+    counts = random_counts(SHAPE).astype(np.uint16) + np.uint16(1)
+    encoding = {"name": "v2", "separator": separator}
+    path = write(tmp_path / "a.zspy", counts, ROW, COLUMN, ENERGY, chunks=(4, 3, 16), chunk_key_encoding=encoding)
+    data = path / "Experiments/map/data"
+    for key in ("1.0.2", "3.2.3"):
+        (data / key.replace(".", separator)).unlink()
+        y, x, channel = (int(i) * n for i, n in zip(key.split("."), (4, 3, 16), strict=True))
+        counts[y : y + 4, x : x + 3, channel : channel + 16] = 0
+    # Neither what lies beside the chunks nor a chunk beyond the end makes up for them.
+    (data / "9.0.0").write_bytes(b"left over")
+    (data / "notes.txt").write_bytes(b"of somebody")
+    if pack:
+        path = zipped(path)
+    reader = ZspyReader(path)
+    message = r"a\.zspy: 2 of 48 chunks are absent and read as zeros; copy it again unless it was written without empty"
+    with pytest.warns(UserWarning, match=message) as told:
+        found = [read_all(reader, 4), read_all(reader, 13)]
+    assert len(told) == 1
+    np.testing.assert_array_equal(found, [counts, counts])
+
+
+def test_no_memory_is_no_damage_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.zspy", random_counts(SHAPE).astype(np.uint16) + np.uint16(1), ROW, COLUMN, ENERGY)
+    reader = ZspyReader(path)
+
+    def full(*_: Any) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(reader._container, "read", full)
+    with pytest.raises(MemoryError, match="no room"):
+        list(reader.bands(4))
 
 
 @pytest.mark.parametrize("make", ["empty", "text", "json", "zip", "v3"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -250,10 +251,127 @@ def test_an_axis_without_calibration_gets_its_units(store: Path) -> None:
     assert calibrate(store, pixel_size=4)[schema.X].attrs["units"] == "um"
 
 
+# ------------------------------------------------------------------------------- parts and bins of the channels
+PARTS: list[tuple[tuple[float, float] | None, int]] = [(None, 1), ((0.6, 5.2), 1), (None, 4), ((0.6, 5.2), 3)]
+
+
+def strobed(*, scale: float = 0.02, offset: float = -0.94) -> MadeReader:
+    """A map with a zero peak in channel 47, whose file says twice the keV a channel that it has."""
+    counts = np.zeros((5, 7, 331), np.uint16)
+    counts += np.rint(gauss(np.arange(331), 900, 47, 2)).astype(np.uint16)
+    counts[1, 2, 60:] = 3
+    reader = MadeReader(counts)
+    reader.header = replace(reader.header, energy_scale=scale, energy_offset=offset)
+    return reader
+
+
+def whole_and_part(tmp_path: Path, energy: Any, bins: int, reader: MadeReader) -> tuple[Path, Path]:
+    convert(reader, tmp_path / "whole.zarr")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of channels that fill no bin
+        convert(reader, tmp_path / "part.zarr", energy=energy, rebin=(1, 1, bins))
+    return tmp_path / "whole.zarr", tmp_path / "part.zarr"
+
+
+def check_is_part(part: xr.Dataset, whole: xr.Dataset, of_file: Array, bins: int) -> None:
+    """Check that a bin lies at the mean of its channels in the whole map."""
+    n = part.sizes[schema.ENERGY]
+    expected = whole[schema.ENERGY].values[of_file][: n * bins].reshape(n, bins).mean(1)
+    np.testing.assert_allclose(part[schema.ENERGY].values, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+@pytest.mark.parametrize(("energy", "bins"), PARTS)
+def test_a_part_is_calibrated_as_the_whole_map_is(
+    tmp_path: Path, energy: tuple[float, float] | None, bins: int, calibrated: bool
+) -> None:
+    reader = strobed()
+    if not calibrated:
+        energy = None
+        reader.header = replace(reader.header, energy_scale=1.0, energy_offset=5.0, energy_calibrated=False)
+    whole, part = whole_and_part(tmp_path, energy, bins, reader)
+    centres = reader.header.energy_offset + reader.header.energy_scale * np.arange(331)
+    low, high = energy or (-np.inf, np.inf)
+    of_file = np.flatnonzero((centres > low - 1e-9) & (centres < high + 1e-9))
+    steps: list[dict[str, Any]] = [
+        {"energy_scale": 0.01},
+        {"energy_offset": -0.4724},
+        {"energy_scale": 0.005},
+        {"energy_scale": 0.011, "energy_offset": 0.25},
+    ]
+    for values in steps:
+        both = calibrate(whole, **values)
+        of_bins = {name: value * bins if name == "energy_scale" else value for name, value in values.items()}
+        cut = calibrate(part, **of_bins)
+        check_is_part(cut, both, of_file, bins)
+        assert cut.attrs[schema.HISTORY][-1]["parameters"]["energy_offset"] == pytest.approx(
+            both.attrs[schema.HISTORY][-1]["parameters"]["energy_offset"], abs=1e-9
+        )
+        # Once more the same: the same map.
+        assert calibrate(part, **of_bins).attrs[schema.FINGERPRINT] == cut.attrs[schema.FINGERPRINT]
+
+
+def test_a_scale_that_the_file_has_wrong_is_mended_after_a_crop(tmp_path: Path) -> None:
+    reader = strobed(scale=0.02, offset=0.0)
+    convert(reader, tmp_path / "part.zarr", energy=(1, 3))
+    ds = calibrate(tmp_path / "part.zarr", energy_scale=0.01)
+    assert ds[schema.ENERGY].values[[0, -1]] == pytest.approx([0.5, 1.5])  # channels 50 and 150 of the file
+
+
+@pytest.mark.parametrize("offset", [0.0, -0.94])  # not known, and known
+@pytest.mark.parametrize("first", [0, 20])
+@pytest.mark.parametrize("bins", [1, 2])
+def test_the_zero_peak_of_a_part(tmp_path: Path, offset: float, first: int, bins: int) -> None:
+    reader = strobed(scale=0.01 if offset == 0 else 0.02, offset=offset)
+    low = offset + reader.header.energy_scale * first
+    whole, part = whole_and_part(tmp_path, (low, 9.0), bins, reader)
+    scale = {} if offset == 0 else {"energy_scale": 0.01}
+    before = calibrate(whole, zero_peak="auto", **scale)
+    assert before[schema.ENERGY].values[0] == pytest.approx(-0.47, abs=1e-4)
+    after = calibrate(part, zero_peak="auto", **{name: bins * value for name, value in scale.items()})
+    centres = -0.47 + 0.01 * (first + (bins - 1) / 2 + bins * np.arange(after.sizes[schema.ENERGY]))
+    np.testing.assert_allclose(after[schema.ENERGY].values, centres, rtol=0, atol=4e-4)
+
+
+def test_a_line_far_up_a_file_is_no_zero_peak_because_the_map_begins_there(tmp_path: Path) -> None:
+    reader = strobed()
+    reader.counts[:] = np.rint(gauss(np.arange(331), 900, 190, 2)).astype(np.uint16)
+    convert(reader, tmp_path / "part.zarr", energy=(-0.94 + 0.02 * 150, 9.0))
+    with pytest.raises(ParameterError, match="no such peak in the first 128 channels"):
+        calibrate(tmp_path / "part.zarr", energy_scale=0.01, zero_peak="auto")
+    with pytest.raises(ParameterError, match=r"but one at 2\.86 keV. *.*Fix: energy_offset=-3\.8"):
+        calibrate(tmp_path / "part.zarr", zero_peak="auto")
+
+
+def test_a_map_of_one_channel_out_of_many_needs_both(tmp_path: Path) -> None:
+    convert(strobed(), tmp_path / "one.zarr", energy=(0.06, 0.06))
+    for values in ({"energy_scale": 0.01}, {"energy_offset": -0.47}):
+        with pytest.raises(ParameterError, match=r"one channel that was cut out.*expected both"):
+            calibrate(tmp_path / "one.zarr", **values)  # type: ignore[arg-type]
+    ds = calibrate(tmp_path / "one.zarr", energy_scale=0.01, energy_offset=-0.47)
+    assert ds[schema.ENERGY].values == pytest.approx([0.03])
+
+
+def test_a_scale_in_ev_is_refused_and_that_of_wide_bins_is_not(tmp_path: Path) -> None:
+    _, part = whole_and_part(tmp_path, None, 32, strobed())
+    before = digests(part)
+    for scale in (10, 6.41, 0.01):
+        with pytest.raises(
+            ParameterError, match=rf"energy_scale: found {scale:g} keV a channel, expected 0\.016 to 6\.4"
+        ):
+            calibrate(part, energy_scale=scale)
+    assert digests(part) == before
+    assert calibrate(part, energy_scale=0.32)[schema.ENERGY].diff("energy").values == pytest.approx(0.32)
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
         ({}, "nothing to set"),
+        (
+            {"energy_scale": 10},
+            r"found 10 keV a channel, expected 0\.0005 to 0\.2\. Fix: --energy-scale 0\.01 \(10 eV\)",
+        ),
         ({"energy_scale": 0}, "energy_scale: found 0, expected a number above 0"),
         ({"energy_scale": "wide"}, "energy_scale: found 'wide'"),
         ({"energy_offset": float("nan")}, "energy_offset: found nan"),

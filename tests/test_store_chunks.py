@@ -9,7 +9,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, BytesCodec
 from zarr.storage import MemoryStore
 
 from eds_chunked.kernels.sparse import from_dense, to_dense
@@ -144,6 +144,7 @@ def test_a_flipped_byte_in_a_stock_codec_is_found(codec_with_bytes: str) -> None
         {"compressors": None},
         {"chunks": (8, 8, 31), **TILE_CODECS["counts"].pipeline()},
         {"shards": (16, 16, 61), **TILE_CODECS["counts"].pipeline()},
+        {"serializer": BytesCodec(endian="big"), **TILE_CODECS["zstd"].pipeline()},
         {"dtype": "i2", **TILE_CODECS["zstd"].pipeline()},
         {"dtype": "f4", **TILE_CODECS["zstd"].pipeline()},
     ],
@@ -151,3 +152,11 @@ def test_a_flipped_byte_in_a_stock_codec_is_found(codec_with_bytes: str) -> None
 def test_what_convert_does_not_write_is_left_to_zarr(arguments: dict[str, Any]) -> None:
     given = {"shape": SHAPE, "chunks": TILE, "dtype": "u2"} | arguments
     assert stored_tiles(zarr.create_array(MemoryStore(), **given)) is None
+
+
+def test_an_array_opened_in_the_other_byte_order_has_the_same_counts() -> None:
+    counts = drawn()
+    array = array_of("zstd", None, dtype=">u2")
+    array[...] = counts
+    loaded = to_dense(tiles_of(array).load(slice(0, 8), slice(0, 8), slice(0, 61)))
+    np.testing.assert_array_equal(loaded.reshape(8, 8, 61), counts[:8, :8])

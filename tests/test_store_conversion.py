@@ -1,5 +1,6 @@
 """Converting: the store equals the array, whatever the reader's bands, and is there whole or not at all."""
 
+import bz2
 import itertools
 import os
 from pathlib import Path
@@ -185,17 +186,41 @@ def test_an_unknown_codec_is_refused_before_anything(tmp_path):
 
 
 def test_a_selection_is_what_is_stored(tmp_path, small_tiles):
-    ds = convert(
-        MadeReader(COUNTS, rows=7),
-        tmp_path / "map.zarr",
-        region=(slice(3, 70), slice(5, 98)),
-        energy=(-0.055, 0.305),
-        rebin=(3, 2, 1),
-    )
+    with pytest.warns(UserWarning, match=r"made\.map: the bins leave out, at the end, 1 of the rows, 1 of the columns"):
+        ds = convert(
+            MadeReader(COUNTS, rows=7),
+            tmp_path / "map.zarr",
+            region=(slice(3, 70), slice(5, 98)),
+            energy=(-0.055, 0.305),
+            rebin=(3, 2, 1),
+        )
     kept = COUNTS[3:69, 5:97, 5:41].astype(np.uint32)
     check_whole(ds, kept.reshape(22, 3, 46, 2, 36).sum(axis=(1, 3)))
     done = ds.attrs["history"][0]["parameters"]
-    assert done["rebin"] == [3, 2, 1]
+    assert (done["rebin"], done["left_out"]) == ([3, 2, 1], {"rows": 1, "columns": 1})
+
+
+def test_a_reader_that_stores_zeros_is_refused(tmp_path):
+    class Zeros(MadeReader):
+        def bands(self, rows, box=None):
+            for band in super().bands(rows, box):
+                value = band.counts.value.copy()
+                value[-1] = 0
+                yield Band(band.y0, band.rows, band.counts._replace(value=value))
+
+    with pytest.raises(SourceError, match="found a band with zeros among its values, at row 0"):
+        convert(Zeros(COUNTS, csr=True), tmp_path / "map.zarr")
+
+
+def test_the_budget_reaches_a_format_that_is_loaded_to_be_described(tmp_path):
+    (tmp_path / "a.elid").write_bytes(bz2.compress(bytes(30_000_000)))
+    budget = memory.resident() + 50 * MB
+    with pytest.raises(
+        MemoryBudgetError, match=r"what a budget of .* leaves.*convert with a larger --memory, or export"
+    ):
+        convert(tmp_path / "a.elid", tmp_path / "map.zarr", memory=budget)
+    with pytest.raises(SourceError, match=r"a\.elid"):  # it is none, which shows when it is loaded
+        convert(tmp_path / "a.elid", tmp_path / "map.zarr", memory=budget + 200 * MB)
 
 
 def test_the_first_pixel_in_raster_order_owns_the_maximum(tmp_path, small_tiles):

@@ -169,8 +169,15 @@ def came_from(step: str) -> Callable[[Verb], Verb]:
 
 
 _CALIBRATION = (
-    click.option("--energy-scale", type=float, metavar="KEV", help="keV a channel."),
-    click.option("--energy-offset", type=float, metavar="KEV", help="Energy at the centre of the first channel, keV."),
+    click.option(
+        "--energy-scale", type=float, metavar="KEV", help="keV a channel (0.01 is 10 eV); of a bin where binned."
+    ),
+    click.option(
+        "--energy-offset",
+        type=float,
+        metavar="KEV",
+        help="Energy at the centre of the file's first channel, keV, also where only a part is stored.",
+    ),
     click.option(
         "--zero-peak",
         type=click.Choice(["auto"]),
@@ -213,13 +220,17 @@ _SELECTING = (
     ),
     click.option("--energy", type=energy_window, metavar="LO:HI", help="Window to store, keV."),
     click.option(
-        "--rebin", type=bins, metavar="N|Y,X|Y,X,E", help="Rows, columns and channels to add up to one; N is N,N,1."
+        "--rebin",
+        type=bins,
+        metavar="N|Y,X|Y,X,E",
+        help="Add up blocks of N x N pixels, of Y x X, or of Y x X pixels and E channels; what does not fill a last "
+        "block is left out.",
     ),
     click.option(
         "--energy-scale",
         type=float,
         metavar="KEV",
-        help="keV a channel, where the file has it wrong; taken before --energy.",
+        help="keV a channel (0.01 is 10 eV), where the file has it wrong; taken before --energy.",
     ),
 )
 _SELECTING_NAMES = ("region", "energy", "rebin", "energy_scale")

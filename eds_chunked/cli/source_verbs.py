@@ -161,8 +161,7 @@ def convert(
 ) -> None:
     """Convert a file to a store, in one streamed pass.
 
-    The store opens when it is whole. What an interruption leaves is gone on with by --resume, with the options that
-    it began with.
+    An interrupted conversion does not open; --resume continues it, with the options that it began with.
 
     \b
     Example:
@@ -173,7 +172,7 @@ def convert(
     from eds_chunked.readers import open_source
 
     # Before the imports that take seconds: a wrong path is told at once.
-    reader = open_source(source, pick=pick, salvage=storing["salvage"])
+    reader = open_source(source, pick=pick, salvage=storing["salvage"], memory=memory)
     from eds_chunked.cli.describing import bytes_on_disk, map_facts, map_lines
     from eds_chunked.store.conversion import convert as convert_map
 

@@ -72,7 +72,7 @@ def run(
     from eds_chunked.readers import open_source
 
     # Before the imports that take seconds: a wrong path is told at once.
-    reader = open_source(source, pick=pick)
+    reader = open_source(source, pick=pick, memory=given["memory"])
     from eds_chunked import workflow
 
     with output.working():

@@ -12,6 +12,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from eds_chunked.schema import COUNTS
+from eds_chunked.store.backend import zarr_store
 from eds_chunked.store.layout import tile_shape
 from eds_chunked.store.source import CountsSource, counts_source
 
@@ -36,7 +37,7 @@ def stage(counts: da.Array) -> CountsSource:
     folder = scratch_folder()
     tile = tile_shape(counts.shape[2])
     target = zarr.create_array(
-        folder,
+        zarr_store(folder),
         name=COUNTS,
         shape=counts.shape,
         chunks=tile,

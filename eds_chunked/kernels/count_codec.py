@@ -67,6 +67,8 @@ def decode(payload: Array | bytes, n_pixels: int, n_channels: int, channels: sli
         raise ValueError(f"counts encoded as version {version}, where {VERSION} is known")
     if (pixels, depth) != (n_pixels, n_channels):
         raise ValueError(f"{pixels} pixels of {depth} channels, where {n_pixels} of {n_channels} were expected")
+    if (mode == _SPARSE and itemsize) or (mode == _DENSE and (n_values or n_steps)):
+        raise ValueError("fields of the other mode, where zeros were expected")
     data = data[_HEADER.size :]
     if mode == _DENSE:
         return _from_planes(data, n_pixels, n_channels, itemsize, channels, dtype)

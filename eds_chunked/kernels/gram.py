@@ -1,4 +1,7 @@
-"""The Gram matrix of a sparse block, and its projection on a few spectra."""
+"""The Gram matrix of a sparse block, and its projection on a few spectra.
+
+Loops over values run over unsigned numbers, for the reason that :mod:`eds_chunked.kernels.reduce` gives.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ def _entries_by_channel(indptr: Array, channel: Array, start: Array, pixel: Arra
         start[c + 1] += start[c]
     fill = start[:-1].copy()
     for i in range(len(indptr) - 1):
-        for k in range(indptr[i], indptr[i + 1]):
+        for k in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
             at = fill[channel[k]]
             pixel[at] = i
             entry[at] = k
@@ -34,7 +37,7 @@ def _upper_gram(
             i = pixel[at]
             k = entry[at]
             scaled = weight[i] * value[k]
-            for j in range(k, indptr[i + 1]):
+            for j in range(np.uint64(k), np.uint64(indptr[i + 1])):
                 row[channel[j]] += scaled * value[j]
 
 
@@ -71,7 +74,7 @@ def symmetrise(gram: Array) -> None:
 @njit(nogil=True, cache=True)
 def _project(indptr: Array, channel: Array, value: Array, spectra: Array, out: Array) -> None:
     for i in range(len(indptr) - 1):
-        for k in range(indptr[i], indptr[i + 1]):
+        for k in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
             c = channel[k]
             for j in range(spectra.shape[1]):
                 out[i, j] += value[k] * spectra[c, j]
@@ -87,7 +90,7 @@ def project(csr: Csr, spectra: Array) -> Array:
 @njit(nogil=True, cache=True)
 def _weighted_squares(indptr: Array, channel: Array, value: Array, weight: Array, out: Array) -> None:
     for i in range(len(indptr) - 1):
-        for k in range(indptr[i], indptr[i + 1]):
+        for k in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
             v = float(value[k])
             out[i] += v * v * weight[channel[k]]
 

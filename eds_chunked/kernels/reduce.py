@@ -1,4 +1,8 @@
-"""Sums over a block of counts: per channel, per pixel, per mask, and the maximum-pixel spectrum."""
+"""Sums over a block of counts: per channel, per pixel, per mask, and the maximum-pixel spectrum.
+
+Loops over values run over unsigned numbers: of a signed index numba asks every time whether it is negative, which takes
+as long as the sum.
+"""
 
 from __future__ import annotations
 
@@ -17,30 +21,31 @@ def _channel_sums(channel: Array, value: Array, out: Array) -> None:
 @njit(nogil=True, cache=True)
 def _weighted_channel_sums(indptr: Array, channel: Array, value: Array, weight: Array, out: Array) -> None:
     for i in range(len(indptr) - 1):
-        for k in range(indptr[i], indptr[i + 1]):
+        for k in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
             out[channel[k]] += weight[i] * value[k]
 
 
 @njit(nogil=True, cache=True)
 def _pixel_sums(indptr: Array, value: Array, out: Array) -> None:
     for i in range(len(indptr) - 1):
-        for k in range(indptr[i], indptr[i + 1]):
+        for k in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
             out[i] += value[k]
 
 
 @njit(nogil=True, cache=True)
 def _mask_sums(indptr: Array, channel: Array, value: Array, mask: Array, out: Array) -> None:
-    for i in range(len(indptr) - 1):
-        for row in range(mask.shape[0]):
-            if mask[row, i]:
-                for k in range(indptr[i], indptr[i + 1]):
-                    out[row, channel[k]] += value[k]
+    for row in range(mask.shape[0]):
+        inside, sums = mask[row], out[row]
+        for i in range(len(indptr) - 1):
+            if inside[i]:
+                for k in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
+                    sums[channel[k]] += value[k]
 
 
 @njit(nogil=True, cache=True)
 def _max_spectrum(indptr: Array, channel: Array, value: Array, largest: Array, owner: Array) -> None:
     for i in range(len(indptr) - 1):
-        for k in range(indptr[i], indptr[i + 1]):
+        for k in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
             c = channel[k]
             if value[k] > largest[c]:
                 largest[c] = value[k]

@@ -60,7 +60,7 @@ def _fill_rows(block: Array, channel: Array, value: Array) -> None:
 @njit(nogil=True, cache=True)
 def _scatter_rows(indptr: Array, channel: Array, value: Array, out: Array) -> None:
     for i in range(len(indptr) - 1):
-        for k in range(indptr[i], indptr[i + 1]):
+        for k in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
             out[i, channel[k]] = value[k]
 
 
@@ -70,7 +70,7 @@ def _copy_rows(
 ) -> None:
     for i in range(len(pixels)):
         at = place[i]
-        for k in range(indptr[pixels[i]], indptr[pixels[i] + 1]):
+        for k in range(np.uint64(indptr[pixels[i]]), np.uint64(indptr[pixels[i] + 1])):
             out_channel[at] = channel[k]
             out_value[at] = value[k]
             at += 1
@@ -102,7 +102,7 @@ def _copy_channels(
 @njit(nogil=True, cache=True)
 def _scale(indptr: Array, channel: Array, value: Array, pixel_root: Array, channel_root: Array, out: Array) -> None:
     for i in range(len(indptr) - 1):
-        for k in range(indptr[i], indptr[i + 1]):
+        for k in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
             out[k] = value[k] / (pixel_root[i] * channel_root[channel[k]])
 
 

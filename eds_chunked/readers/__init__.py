@@ -20,7 +20,9 @@ _BRUKER = b"AAMVHFSS"
 _Format = Literal["bruker", "ripple", "hspy", "zspy", "rosetta"]
 
 
-def open_source(path: str | Path, *, pick: str | int | None = None, salvage: bool = False) -> Reader:
+def open_source(
+    path: str | Path, *, pick: str | int | None = None, salvage: bool = False, memory: str | int | None = None
+) -> Reader:
     """Open a spectrum image for reading in row bands.
 
     The format is chosen by what the file begins with, then by its suffix. Bruker .bcf, Lispix .rpl/.raw and HyperSpy's
@@ -35,6 +37,8 @@ def open_source(path: str | Path, *, pick: str | int | None = None, salvage: boo
     salvage
         Open a .bcf, or an .rpl/.raw pair recorded by vector, that is damaged or cut off: the bands of the reader end
         with SourceError after the last whole row before the damage.
+    memory
+        Budget of the whole process, such as ``"8GB"``, for formats that must be loaded to know what is in them.
 
     Returns
     -------
@@ -49,14 +53,14 @@ def open_source(path: str | Path, *, pick: str | int | None = None, salvage: boo
         A folder, an unknown format, a damaged file, no spectrum image in it, or several and no ``pick``.
     ParameterError
         ``pick`` names none of the spectrum images, or ``salvage`` is asked of a format that cannot be salvaged.
+    MemoryBudgetError
+        The file must be loaded to know what is in it, and that may take more than ``memory``.
     """
     path, kind = _recognise(path)
     if kind == "bruker":
-        from eds_chunked.readers import bruker
-        from eds_chunked.readers.choice import choose
+        from eds_chunked.readers.bruker import BrukerReader
 
-        maps = [(header.title, header.shape) for header in bruker.describe(path, salvage=salvage)]
-        return bruker.BrukerReader(path, pick=choose(str(path), maps=maps, pick=pick), salvage=salvage)
+        return BrukerReader(path, pick=pick, salvage=salvage)
     if kind == "ripple":
         from eds_chunked.readers.ripple import RippleReader
 
@@ -78,7 +82,7 @@ def open_source(path: str | Path, *, pick: str | int | None = None, salvage: boo
         return ZspyReader(path, pick=pick)
     from eds_chunked.readers.rosetta import RosettaReader
 
-    return RosettaReader(path, pick=pick)
+    return RosettaReader(path, pick=pick, memory=memory)
 
 
 def describe(path: str | Path) -> tuple[MapHeader, ...]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eds_chunked import memory
+from eds_chunked import memory as machine
 from eds_chunked.errors import MemoryBudgetError, SourceError
 from eds_chunked.readers.signal import Signal
 
@@ -42,22 +42,29 @@ class Ahead:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def look_ahead(path: Path) -> Ahead | None:
+def look_ahead(path: Path, *, memory: str | int | None = None) -> Ahead | None:
     """Return what is known of a file before it is loaded, or None where RosettaSciIO opens it without loading.
+
+    Parameters
+    ----------
+    path
+        The file.
+    memory
+        Budget of the whole process, for what must be loaded now.
 
     Raises
     ------
     MemoryBudgetError
-        Not even the sizes can be known without loading it, and that may take more than this machine should give.
+        Not even the sizes can be known without loading it, and that may take more than the budget.
     SourceError
         The file is damaged, or points at other files.
     """
     look = _LOOKS.get(path.suffix.lower())
-    return None if look is None else look(path)
+    return None if look is None else look(path, machine.resolve_limit(memory))
 
 
 # ---------------------------------------------------------------------------------------------------------- Velox
-def _velox(path: Path) -> Ahead | None:
+def _velox(path: Path, limit: int) -> Ahead | None:
     import h5py
 
     if not h5py.is_hdf5(path):
@@ -131,11 +138,11 @@ def _velox_metadata(stated: Mapping[str, Any]) -> dict[str, Any]:
 _JEOL_CHANNELS = 4096
 
 
-def _pts(path: Path) -> Ahead:
+def _pts(path: Path, limit: int) -> Ahead:
     from rsciio.jeol import file_reader
 
     size = path.stat().st_size
-    _check_room(path, size)
+    _check_room(path, size, limit)
     try:
         # One frame with all channels in one: the axes and metadata of the whole map for the memory of an image.
         signals = file_reader(
@@ -163,7 +170,7 @@ def _pts(path: Path) -> Ahead:
     return Ahead(tuple(found), size, {"lazy": False, "SI_dtype": np.uint16})
 
 
-def _asw(path: Path) -> Ahead:
+def _asw(path: Path, limit: int) -> Ahead:
     raise SourceError(
         str(path),
         found="a JEOL project, which points at the files of all its maps",
@@ -173,9 +180,9 @@ def _asw(path: Path) -> Ahead:
 
 
 # --------------------------------------------------------------------------------------------------------- Phenom
-def _elid(path: Path) -> None:
+def _elid(path: Path, limit: int) -> None:
     """Check that loading the file cannot take more than is there: its numbers are kept in four bytes each."""
-    room = memory.resolve_limit(None) - memory.resident()
+    room = limit - machine.resident()
     inside = 0
     try:
         # Read as it is decompressed and dropped again, up to the size that is too much.
@@ -189,21 +196,21 @@ def _elid(path: Path) -> None:
             expected="an .elid of Element Identification 3.8 or later",
             fix="copy the file again",
         ) from error
-    _check_room(path, 4 * inside)
+    _check_room(path, 4 * inside, limit)
 
 
-def _check_room(path: Path, n_bytes: int) -> None:
-    room = memory.resolve_limit(None) - memory.resident()
+def _check_room(path: Path, n_bytes: int, limit: int) -> None:
+    room = limit - machine.resident()
     if n_bytes > room:
         raise MemoryBudgetError(
             f"memory to open {path}",
-            found=f"a format that is loaded whole, taking {memory.format_size(n_bytes)} or more",
-            expected=f"at most {memory.format_size(room)}, what this program may take unasked",
-            fix=EXPORT,
+            found=f"a format that is loaded whole, taking {machine.format_size(n_bytes)} or more",
+            expected=f"at most {machine.format_size(room)}, what a budget of {machine.format_size(limit)} leaves",
+            fix=f"convert with a larger --memory, or {EXPORT}",
         )
 
 
-_LOOKS: dict[str, Callable[[Path], Ahead | None]] = {
+_LOOKS: dict[str, Callable[[Path, int], Ahead | None]] = {
     ".emd": _velox,
     ".pts": _pts,
     ".asw": _asw,

@@ -26,8 +26,10 @@ class MapHeader:
     are um, None where the file has none. ``metadata`` is everything else worth keeping, as JSON types.
 
     ``origin`` is the (y, x) of the first pixel's centre, and ``binned`` the rows and columns of the file that one pixel
-    is made of: um, or pixels of the file where it has no pixel size. ``parameters`` is what was asked of the counts
-    that are read (region, energy, rebin, ...), as JSON types, for the history of the store.
+    is made of: um, or pixels of the file where it has no pixel size. In the same way ``channel_origin`` is the channel
+    of the file at the centre of channel 0, and ``channels_binned`` how many of the file's make one. ``parameters`` is
+    what was asked of the counts that are read (region, energy, rebin, ...), as JSON types, for the history of the
+    store, and ``left_out`` the rows, columns and channels at the end that were kept but fill no bin.
     """
 
     source: str
@@ -46,7 +48,10 @@ class MapHeader:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     origin: tuple[float, float] = (0.0, 0.0)
     binned: tuple[int, int] = (1, 1)
+    channel_origin: float = 0.0
+    channels_binned: int = 1
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 class Box(NamedTuple):
@@ -72,7 +77,8 @@ class Box(NamedTuple):
 class Band:
     """Rows ``y0 : y0 + rows`` of the map: the columns and channels of the box that was asked for.
 
-    Dense, of shape (rows, columns, channels), or as CSR of rows * columns pixels.
+    Dense, of shape (rows, columns, channels), or as CSR of rows * columns pixels in raster order. A CSR has only values
+    above 0, and the channels of each pixel rise strictly: each at most once, and below the number of channels.
     """
 
     y0: int

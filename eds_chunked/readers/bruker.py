@@ -14,7 +14,7 @@ import re
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -24,12 +24,12 @@ from eds_chunked.readers.base import Band, Box, ElectronImage, MapHeader
 from eds_chunked.readers.bruker_blocks import ahead_bytes, unpack_ahead
 from eds_chunked.readers.bruker_container import Container
 from eds_chunked.readers.bruker_header import HEADER, Header, Spectrum, read_header, read_images
-from eds_chunked.readers.bruker_index import find_row
+from eds_chunked.readers.bruker_index import STREAM_HEADER, find_row
+from eds_chunked.readers.choice import choose
 
 if TYPE_CHECKING:  # describe() must start without the compiler
     from eds_chunked.readers.bruker_rows import RowDecoder
 
-_STREAM_HEADER = 0x1A0
 _LONGEST_SIDE = 1 << 16
 # The decoder's buffer holds a record and a block, and once more of both while it grows; a record is below 1.1 MB.
 _RECORD_BYTES = 1 << 20
@@ -59,8 +59,7 @@ def describe(path: str | os.PathLike[str], *, salvage: bool = False) -> tuple[Ma
         It is no .bcf, holds no EDS map, or its container or header is damaged.
     """
     container = Container(path, salvage=salvage)
-    header = read_header(container)
-    return tuple(_map_header(container, header, number) for number in _numbers(container))
+    return _map_headers(container, read_header(container))
 
 
 class BrukerReader:
@@ -71,7 +70,7 @@ class BrukerReader:
     path
         The file.
     pick
-        Which map, counted from 0 in the order of :func:`describe`; may be left out where there is one only.
+        Title or 1-based number of the map in the order of :func:`describe`; may be left out where there is one only.
     salvage
         Open a file also if a part of the map is missing at its end, and do without an index that is damaged. The bands
         then end with SourceError where the damage is.
@@ -79,25 +78,26 @@ class BrukerReader:
     Raises
     ------
     SourceNotFoundError, SourceError
-        See :func:`describe`.
+        See :func:`describe`; or the file has several maps and none is picked.
     ParameterError
-        The file has several maps and none is picked, or has no such map.
+        The file has no such map.
     """
 
-    def __init__(self, path: str | os.PathLike[str], pick: int | None = None, *, salvage: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, pick: str | int | None = None, salvage: bool = False
+    ) -> None:  # fmt: skip
         self._container = Container(path, salvage=salvage)
-        numbers = _numbers(self._container)
-        if (pick is None and len(numbers) > 1) or (pick is not None and not 0 <= pick < len(numbers)):
-            raise ParameterError(
-                f"{path}, map to read",
-                found=f"pick={pick}",
-                expected=f"0 to {len(numbers) - 1} (the file has {len(numbers)})",
-                fix="pick=0 for the first map",
-            )
         header = read_header(self._container)
-        number = numbers[pick or 0]
+        maps = _map_headers(self._container, header)
+        chosen = choose(str(path), maps=[(one.title, one.shape) for one in maps], pick=pick)
+        number = _numbers(self._container)[chosen]
         self._stream, self._index = _stream(number), _index(number)
-        self.header = _map_header(self._container, header, number)
+        self.header = maps[chosen]
+        # The largest piece in which the stream or its index comes; a damaged index tells when it is needed.
+        self._block = self._container.extent(self._stream)[1]
+        if self._index in self._container.files:
+            with suppress(SourceError):
+                self._block = max(self._block, self._container.extent(self._index)[1])
         self._mean_spectrum = header.spectra[number].counts / (self.header.shape[0] * self.header.shape[1])
 
     def peak_bytes(self, rows: int, box: Box | None = None) -> int:
@@ -109,11 +109,10 @@ class BrukerReader:
         box = self._checked(box)
         n_rows, columns, _ = box.shape
         pixels = min(rows, n_rows) * columns
-        _, block = self._container.extent(self._stream)
         tables = _BYTES_PER_CHUNK * self._container.n_chunks
         # A band is there twice while it moves to larger arrays, and the one before is with the consumer.
         bands = 3 * (self._band_bytes(rows, box) + 8 * (pixels + 1))
-        return ahead_bytes(block) + 4 * (block + _RECORD_BYTES) + tables + bands
+        return ahead_bytes(self._block) + 4 * (self._block + _RECORD_BYTES) + tables + bands
 
     def _band_bytes(self, rows: int, box: Box) -> int:
         from eds_chunked.readers.bruker_rows import smallest_band
@@ -189,10 +188,9 @@ class BrukerReader:
             try:
                 place = find_row(self._container, self._index, first, shape=(height, width))
                 if place is not None:
-                    if place.offset >= _STREAM_HEADER:
-                        decoder = decoder_from(first, place.offset)
-                        if decoder.goes_on_with(place.expected):
-                            return decoder
+                    decoder = decoder_from(first, place.offset)
+                    if decoder.goes_on_with(place.expected):
+                        return decoder
                     self._container.fail_in(
                         self._stream,
                         f"row {first}, byte {place.offset:#x} of the stream",
@@ -202,7 +200,7 @@ class BrukerReader:
             except SourceError:
                 if not self._container.salvage:
                     raise
-        decoder = decoder_from(0, _STREAM_HEADER)
+        decoder = decoder_from(0, STREAM_HEADER)
         if first:
             decoder.skip(first)
         return decoder
@@ -244,7 +242,15 @@ def _numbers(container: Container) -> list[int]:
     return numbers
 
 
-def _map_header(container: Container, header: Header, number: int) -> MapHeader:
+def _map_headers(container: Container, header: Header) -> tuple[MapHeader, ...]:
+    """Headers of all maps, rising by number; where there are several, their titles count them from 1."""
+    numbers = _numbers(container)
+    title = header.title or container.path.stem
+    titles = [title] if len(numbers) == 1 else [f"{title} (map {i})" for i in range(1, len(numbers) + 1)]
+    return tuple(_map_header(container, header, number, title) for number, title in zip(numbers, titles, strict=True))
+
+
+def _map_header(container: Container, header: Header, number: int, title: str) -> MapHeader:
     stream, index = _stream(number), _index(number)
     spectrum: Spectrum | None = header.spectra.get(number)
     if spectrum is None:
@@ -254,14 +260,14 @@ def _map_header(container: Container, header: Header, number: int) -> MapHeader:
             expected=f"one for {stream}",
             fix="save the map again in Esprit",
         )
-    head = container.read(stream, _STREAM_HEADER)
-    if len(head) < _STREAM_HEADER:
-        container.fail(stream, found=f"{len(head)} bytes", expected=f"a map header of {_STREAM_HEADER} bytes")
+    head = container.read(stream, STREAM_HEADER)
+    if len(head) < STREAM_HEADER:
+        container.fail(stream, found=f"{len(head)} bytes", expected=f"a map header of {STREAM_HEADER} bytes")
     height, width = struct.unpack_from("<II", head)
     if not (0 < height <= _LONGEST_SIDE and 0 < width <= _LONGEST_SIDE):
         container.fail(f"{stream}, byte 0", found=f"{height} x {width} pixels", expected=f"1 to {_LONGEST_SIDE}")
     # Even a row without pixels takes four bytes, so a stream cannot claim more rows than it has room for.
-    room = (container.extent(stream)[0] - _STREAM_HEADER) // 4
+    room = (container.extent(stream)[0] - STREAM_HEADER) // 4
     if height > room:
         container.fail(f"{stream}, byte 0", found=f"{height} rows", expected=f"at most {room}, by its length")
     sizes = {HEADER: header.size}
@@ -275,8 +281,6 @@ def _map_header(container: Container, header: Header, number: int) -> MapHeader:
                 found=f"{height} x {width} pixels",
                 expected=f"{size[0]} x {size[1]}, as {name} says",
             )
-    several = len(_numbers(container)) > 1
-    title = header.title or container.path.stem
     return MapHeader(
         source=str(container.path),
         shape=(height, width, len(spectrum.counts)),
@@ -284,7 +288,7 @@ def _map_header(container: Container, header: Header, number: int) -> MapHeader:
         energy_scale=spectrum.scale,
         energy_offset=spectrum.offset,
         pixel_size=header.pixel_size,
-        title=f"{title} (map {number})" if several else title,
+        title=title,
         signal_type=header.signal_type,
         beam_energy=header.beam_energy,
         elements=header.elements,

@@ -36,7 +36,6 @@ _ZLIB = 1
 _LARGEST_BLOCK = 1 << 24
 _READ_AT_ONCE = 1 << 20
 _AGAIN = "copy the file from the microscope again"
-_SALVAGE = f"{_AGAIN}, or add --salvage to keep the whole rows before the damage"
 _MAP = "EDSDatabase/SpectrumData"
 
 
@@ -86,7 +85,9 @@ class Container:
 
     def fail_in(self, owner: str, where: str, *, found: object, expected: object) -> NoReturn:
         """Raise the SourceError of damage in ``owner``, a file of the container; what precedes it can be kept."""
-        fix = _SALVAGE if _MAP in owner and not self.salvage else _AGAIN
+        fix = _AGAIN
+        if _MAP in owner and not self.salvage:
+            fix += f"; eds-chunked convert {self.path} STORE --salvage keeps the whole rows before the damage"
         self.fail(f"{owner}, {where}", found=found, expected=expected, fix=fix)
 
     # ------------------------------------------------------------------------------------------------ structure

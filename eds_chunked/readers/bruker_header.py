@@ -11,6 +11,7 @@ import base64
 import binascii
 import math
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,8 +31,15 @@ Array = np.ndarray[Any, Any]
 HEADER = "EDSDatabase/HeaderData"
 
 _MOST_BYTES = 1 << 30
+_FED_AT_ONCE = 1 << 18
+# Headers of the vendor have some thousand elements and far less than a megabyte of text apart from images.
+_MOST_KEPT = 64 << 20
+_ELEMENT_BYTES, _ATTRIBUTE_BYTES = 256, 128
+_LARGEST_IMAGE = 1 << 28
+_LONGEST_TAG = 1 << 20
 _DEEPEST = 100
 _MOST_CHANNELS = 1 << 16
+_MOST_LINES = 1 << 16
 _LARGEST = 1 << 62
 # A transmission microscope is told from a scanning one by its voltage only.
 _HIGHEST_SEM_KV = 30.0
@@ -72,24 +80,45 @@ class _Target:
     """Parser target that builds the tree without the text of images, or (``keep``) yields electron images whole.
 
     Electron images are the map's own, which has no name, and those of the container "OverviewImages"; other image
-    nodes hold counters and times of pixels.
+    nodes hold counters and times of pixels. What is kept is counted as it comes, so that neither millions of elements
+    nor endless text fill the memory; an image has no more text than its size makes.
     """
 
     def __init__(self, *, keep: bool) -> None:
         self._keep, self._builder, self._skip = keep, TreeBuilder(), False
         self._open: list[dict[str, str]] = []
-        self._wanted = False
+        self._wanted = self._pixels = False
+        self._kept = 0
+        # Of the image that is open: its depth, its sizes as far as they are known, and the text that it and its plane
+        # may still have.
+        self._depth = self._room = self._plane_room = 0
+        self._sizes: dict[str, int] = {}
+        # Calls of the parser so far.
+        self.events = 0
         self.images: list[tuple[Element, bool]] = []
         self.root = Element("none")
 
     def start(self, tag: str, attributes: dict[str, str]) -> Element:
+        self.events += 1
         self._open.append(attributes)
         if len(self._open) > _DEEPEST:
             raise ParseError(f"elements nested more than {_DEEPEST} deep")
+        self._count(_ELEMENT_BYTES + sys.getsizeof(tag))
+        for name, value in attributes.items():
+            self._count(_ATTRIBUTE_BYTES + sys.getsizeof(name) + sys.getsizeof(value))
         if attributes.get("Type") == "TRTImageData":
             self._wanted = self._keep and (self._is_map_image() or self._is_overview())
+            self._depth, self._sizes, self._room = len(self._open), {}, _base64_length({})
+        self._pixels = tag == "Data" and self._wanted
         self._skip = tag == "Data" and not self._wanted
+        if self._pixels:
+            self._plane_room = _base64_length(self._sizes)
         return self._builder.start(tag, attributes)
+
+    def _count(self, n_bytes: int) -> None:
+        self._kept += n_bytes
+        if self._kept > _MOST_KEPT:
+            raise ParseError(f"more than {_MOST_KEPT >> 20} MiB of elements and text apart from images")
 
     def _is_map_image(self) -> bool:
         return len(self._open) == 3 and "Name" not in self._open[-1]
@@ -98,8 +127,11 @@ class _Target:
         return any(attributes.get("Name") == "OverviewImages" for attributes in self._open)
 
     def end(self, tag: str) -> Element:
-        self._skip = False
+        self.events += 1
+        self._skip = self._pixels = False
         element = self._builder.end(tag)
+        if tag in ("Height", "Width", "ItemSize") and len(self._open) == self._depth + 1:
+            self._sizes.setdefault(tag, _whole_number(element.text) or 0)
         if self._wanted and self._open[-1].get("Type") == "TRTImageData":
             self.images.append((element, self._is_map_image()))
             self._wanted = False
@@ -107,29 +139,55 @@ class _Target:
         return element
 
     def data(self, text: str) -> None:
-        if not self._skip:
+        self.events += 1
+        if self._pixels:
+            text = "".join(text.split())
+            self._room, self._plane_room = self._room - len(text), self._plane_room - len(text)
+            if min(self._room, self._plane_room) < 0:
+                raise ParseError(f"an image with more data than its sizes {self._sizes} allow")
+            self._builder.data(text)
+        elif not self._skip:
+            # Pieces are joined at the end of their element.
+            self._count(2 * sys.getsizeof(text))
             self._builder.data(text)
 
     def close(self) -> Element:
         return self._builder.close()
 
 
+def _base64_length(sizes: dict[str, int]) -> int:
+    """Characters that an image of these sizes takes; where they are not known, those of the largest image."""
+    n_bytes = math.prod(sizes.values()) if len(sizes) == 3 else _LARGEST_IMAGE
+    return 4 * -(-min(n_bytes, _LARGEST_IMAGE) // 3)
+
+
 def _parse(container: Container, target: _Target) -> Iterator[tuple[Element, bool]]:
     """Yield the images that the target keeps as they are complete, with True for the map's own."""
     parser = DefusedXMLParser(target=target, forbid_dtd=True)
-    size = 0
-    for block in container.blocks(HEADER):
-        size += len(block)
+    size = unheard = 0
+    for piece in _pieces(container):
+        size += len(piece)
         if size > _MOST_BYTES:
             container.fail(HEADER, found=f"more than {_MOST_BYTES} bytes", expected="a smaller header")
+        events = target.events
         with _broken_xml(container):
-            parser.feed(bytes(block))
+            parser.feed(piece)
+            # The parser holds a tag or a comment until it ends.
+            unheard = unheard + len(piece) if target.events == events else 0
+            if unheard > _LONGEST_TAG:
+                raise ParseError(f"a tag or comment of more than {_LONGEST_TAG} bytes")
         while target.images:
             image, of_map = target.images.pop(0)
             yield image, of_map
             image.clear()
     with _broken_xml(container):
         target.root = parser.close()
+
+
+def _pieces(container: Container) -> Iterator[bytes]:
+    for block in container.blocks(HEADER):
+        for start in range(0, len(block), _FED_AT_ONCE):
+            yield bytes(block[start : start + _FED_AT_ONCE])
 
 
 @contextmanager
@@ -243,13 +301,17 @@ def _read_spectrum(container: Container, node: Element) -> Spectrum:
     where = f"{HEADER}, sum spectrum {node.tag}"
     spectrum = _instance(node, "TRTSpectrum")
     head = _instance(spectrum, "TRTSpectrumHeader")
-    texts = [] if spectrum is None else (spectrum.findtext("Channels") or "").strip().strip(",").split(",")
+    text = "" if spectrum is None else (spectrum.findtext("Channels") or "").strip().strip(",")
+    n_channels = 0 if spectrum is None else text.count(",") + 1
+    if n_channels > _MOST_CHANNELS:
+        container.fail(where, found=f"{n_channels} channels", expected=f"1 to {_MOST_CHANNELS}", fix=_FIX)
     try:
-        channels = [int(text) for text in texts]
+        # A guide to what a band will hold, so a nonsensical number may become a large one.
+        channels = [min(max(int(count), 0), _LARGEST) for count in text.split(",")] if n_channels else []
     except ValueError as error:
         container.fail(where, found=f"Channels with {str(error)[-60:]}", expected="a list of counts", fix=_FIX)
-    if not 0 < len(channels) <= _MOST_CHANNELS:
-        container.fail(where, found=f"{len(channels)} channels", expected=f"1 to {_MOST_CHANNELS}", fix=_FIX)
+    if not channels:
+        container.fail(where, found="0 channels", expected=f"1 to {_MOST_CHANNELS}", fix=_FIX)
     scale, offset = _number(head, "CalibLin"), _number(head, "CalibAbs")
     if scale is None or offset is None or scale <= 0:
         container.fail(
@@ -266,8 +328,7 @@ def _read_spectrum(container: Container, node: Element) -> Spectrum:
     noise, gain = _number(head, "SigmaAbs"), _number(head, "SigmaLin")
     variance = None if noise is None or gain is None else noise + gain * _MN_KA_KEV
     return Spectrum(
-        # A guide to what a band will hold, so a nonsensical number may become a large one.
-        counts=np.array([min(max(n, 0), _LARGEST) for n in channels], np.float64),
+        counts=np.array(channels, np.float64),
         scale=scale,
         offset=offset,
         beam_energy=_positive(_number(geometry, "PrimaryEnergy")),
@@ -294,9 +355,12 @@ def _read_spectrum(container: Container, node: Element) -> Spectrum:
 def _real_time(database: Element, scan: Element | None, width: int | None) -> float | None:
     """Seconds that the beam dwelt on the map: frames summed over lines x pixels of a line x dwell time of a pixel."""
     factors = [_number(scan, key) for key in ("LineAverage", "PixelAverage", "PixelTime")]
+    counter = _text(database, "LineCounter") or ""
+    if counter.count(",") > _MOST_LINES:
+        return None
     try:
-        frames = sum(int(n) for n in (_text(database, "LineCounter") or "").split(","))
-    except ValueError:
+        frames = float(sum(int(n) for n in counter.split(",")))
+    except (ValueError, OverflowError):
         return None
     if width is None or any(factor is None for factor in factors):
         return None
@@ -318,16 +382,24 @@ def _text(node: Element | None, path: str) -> str | None:
 
 
 def _number(node: Element | None, path: str) -> float | None:
+    return _finite(_text(node, path))
+
+
+def _finite(text: str | None) -> float | None:
     """A finite number, with a decimal point or comma; None where there is none."""
     try:
-        value = float((_text(node, path) or "").replace(",", "."))
+        value = float((text or "").replace(",", "."))
     except ValueError:
         return None
     return value if math.isfinite(value) else None
 
 
 def _whole(node: Element | None, path: str) -> int | None:
-    value = _number(node, path)
+    return _whole_number(_text(node, path))
+
+
+def _whole_number(text: str | None) -> int | None:
+    value = _finite(text)
     return int(value) if value is not None and 0 <= value < 1 << 31 and value == int(value) else None
 
 

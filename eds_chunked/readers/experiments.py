@@ -114,6 +114,8 @@ class ExperimentsReader:
                 block = np.empty([axis.stop - axis.start for axis in window], self._stored)
                 try:
                     self._container.read(data, window, block)
+                except MemoryError:
+                    raise  # of this machine, not of the file
                 # What a decompressor says of bytes that make no sense is its own choice.
                 except Exception as error:
                     raise SourceError(

@@ -231,7 +231,8 @@ class RippleReader:
                 str(self._raw),
                 found=f"{found} bytes",
                 expected=f"{expected} bytes (offset + width x height x depth x data-length of {self._rpl.name})",
-                fix="copy the file again, it is truncated, or keep its whole rows with --salvage"
+                fix=f"copy the file again, it is truncated; eds-chunked convert {self._rpl} STORE --salvage keeps its "
+                "whole rows"
                 if found < expected
                 else f"correct {self._rpl.name}",
             )

@@ -39,18 +39,20 @@ class RosettaReader:
         The file.
     pick
         Name or 1-based number of the spectrum image, where the file has several.
+    memory
+        Budget of the whole process.
 
     Raises
     ------
     SourceError
         Unknown format, unreadable, without a spectrum image, or with several and no ``pick``.
     MemoryBudgetError
-        The file must be loaded to know what is in it, and that may take more than there is.
+        The file must be loaded to know what is in it, and that may take more than the budget.
     """
 
-    def __init__(self, path: str | Path, *, pick: str | int | None = None) -> None:
+    def __init__(self, path: str | Path, *, pick: str | int | None = None, memory: str | int | None = None) -> None:
         self._path = Path(path)
-        self._ahead = look_ahead(self._path)
+        self._ahead = look_ahead(self._path, memory=memory)
         self._signals = _load(self._path) if self._ahead is None else list(self._ahead.signals)
         maps, others = find_maps(str(path), self._signals)
         self._index = choose(str(path), maps=[(m.signal.name, m.header.shape) for m in maps], pick=pick, others=others)

@@ -49,9 +49,9 @@ class Selection:
         infinite.
     rebin
         Rows, columns and channels that are added up to one. Bins are counted from the corner of what is kept; a last
-        bin that would not be full is left out.
+        bin that would not be full is left out, and ``header.left_out`` says so.
     energy_scale
-        keV per channel, for files that state it wrongly or not at all; taken before ``energy`` is.
+        keV per channel of the file, for files that state it wrongly or not at all; taken before ``energy`` is.
 
     Raises
     ------
@@ -64,8 +64,8 @@ class Selection:
     Coordinates keep their place: the first pixel and channel are where they were in the map, and a bin is at the
     centre of what it sums. Live and real time stay those of the whole acquisition.
 
-    Memory: that of the reader for the part that is kept, and when rebinning two rows of bins as CSR and the bands that
-    are returned.
+    Memory: that of the reader for the part that is kept, and when rebinning one row of the file and two rows of bins as
+    CSR, and the bands that are returned. Rows are binned along x and energy as they come, along y when a bin is full.
     """
 
     def __init__(
@@ -92,7 +92,14 @@ class Selection:
             asked["rebin"] = list(self._bins)
         if energy_scale is not None:
             asked["energy_scale"] = float(energy_scale)
-        self.header = _of_box(header, self._kept, self._bins, asked)
+        left = {
+            name: size - kept
+            for name, size, kept in zip(
+                ("rows", "columns", "channels"), Box(ys, xs, channels).shape, self._kept.shape, strict=True
+            )
+            if size > kept
+        }
+        self.header = _of_box(header, self._kept, self._bins, asked, left)
 
     def peak_bytes(self, rows: int, box: Box | None = None) -> int:
         """Bytes that reading bands of ``rows`` rows holds at most, over the idle process."""
@@ -100,14 +107,17 @@ class Selection:
         inner = self._reader.peak_bytes(rows, self._in_map(whole))
         if self._bins == (1, 1, 1):
             return inner
-        rows = min(rows, whole.shape[0])
+        rows, per_y = min(rows, whole.shape[0]), self._bins[0]
         _, columns, channels = self._in_map(whole).shape
-        # If no value were zero: a row of bins is kept row by row, joined, and summed in 64 bits.
-        row = columns * channels * (4 + self._reader.header.dtype.itemsize) + 8 * (columns + 1)
-        summing = columns * channels * self._bins[0] * (4 + 8)
-        band = rows * math.prod(whole.shape[1:]) * (4 + self.header.dtype.itemsize) + 8 * (rows * whole.shape[1] + 1)
+        # If no value were zero: a row, its copy, and its sums in 64 bits.
+        values = columns * channels
+        reading = 2 * (values * (4 + self._reader.header.dtype.itemsize) + 8 * (columns + 1)) + (4 + 8) * values
+        # The same of a bin's rows, once they are sums along x and energy.
+        values = math.prod(whole.shape[1:])
+        row = values * (4 + self.header.dtype.itemsize) + 8 * (whole.shape[1] + 1)
+        summing = per_y * (row + (4 + 8) * values)
         # The caller's band, the sums so far, and the next band that is joined of them.
-        return inner + (2 * self._bins[0] + 1) * row + summing + 3 * band
+        return inner + max(reading, summing) + (per_y + 1) * row + 3 * rows * row
 
     def bands(self, rows: int, box: Box | None = None) -> Iterator[Band]:
         """Yield the rows of a box (default: of all that is kept), ``rows`` at a time.
@@ -145,7 +155,8 @@ class Selection:
         from eds_chunked.kernels.sparse import concatenate
 
         per_y, per_x, per_channel = self._bins
-        # Rows of the bin that is being filled, which the reader's bands may cut anywhere, and rows of bins done.
+        # Rows of the bin that is being filled, which the reader's bands may cut anywhere, and rows of bins done. Sums
+        # along x and energy are made at once, so that what waits is small.
         waiting: list[Csr] = []
         done: list[Csr] = []
         y0 = box.ys.start
@@ -153,14 +164,14 @@ class Selection:
         source = _rows_of(self._reader.bands(rows, self._in_map(box)))
         while True:
             try:
-                waiting.append(next(source))
+                waiting.append(merge_rows([next(source)], columns=per_x, channels=per_channel))
             except StopIteration:
                 break
             except SourceError as error:
                 damage = error
                 break
             if len(waiting) == per_y:
-                done.append(merge_rows(waiting, columns=per_x, channels=per_channel))
+                done.append(merge_rows(waiting, columns=1, channels=1))
                 waiting.clear()
             if len(done) == rows:
                 counts = concatenate(done)
@@ -189,14 +200,38 @@ def _rows_of(bands: Iterator[Band]) -> Iterator[Csr]:
         del band, counts
 
 
+LEAST_SCALE, LARGEST_SCALE = 0.0005, 0.2
+"""keV per channel that a spectrometer may have. What is above is eV, typed where keV is meant."""
+
+
+def check_energy_scale(scale: float, *, binned: int = 1) -> None:
+    """Raise ParameterError unless ``scale`` can be the keV per channel, each made of ``binned`` channels of a file."""
+    least, largest = LEAST_SCALE * binned, LARGEST_SCALE * binned
+    # 0.2 is allowed, however it was reckoned.
+    if least * (1 - 1e-9) <= scale <= largest * (1 + 1e-9):
+        return
+    kev = scale / 1000 if least <= scale / 1000 <= largest else 0.01 * binned
+    raise ParameterError(
+        "energy_scale",
+        found=f"{scale:g} keV a channel",
+        expected=f"{least:g} to {largest:g}",
+        fix=f"--energy-scale {kev:g} ({1000 * kev:g} eV)",
+    )
+
+
 def _rescaled(header: MapHeader, scale: float) -> MapHeader:
     if isinstance(scale, bool) or not isinstance(scale, int | float | np.number) or not 0 < scale < math.inf:
         raise ParameterError(
             "energy_scale", found=repr(scale), expected="a number above 0 (keV per channel)", fix="--energy-scale 0.01"
         )
-    # An offset that counts channels is one in keV only with the scale; one in keV stays what the file says.
-    offset = header.energy_offset if header.energy_calibrated else header.energy_offset * scale
-    return replace(header, energy_scale=float(scale), energy_offset=float(offset), energy_calibrated=True)
+    check_energy_scale(float(scale), binned=header.channels_binned)
+    # Channel 0 of the file stays where the file says, in keV or, before there are any, in channels.
+    before = header.channel_origin / header.channels_binned
+    zero = header.energy_offset - header.energy_scale * before
+    if not header.energy_calibrated:
+        zero *= scale / header.channels_binned
+    offset = float(zero + scale * before)
+    return replace(header, energy_scale=float(scale), energy_offset=offset, energy_calibrated=True)
 
 
 def _pixels(header: MapHeader, region: Region | None) -> tuple[slice, slice]:
@@ -239,6 +274,10 @@ def _whole(value: Any) -> int | None:
         return None
 
 
+_SAME_CHANNEL = 1e-6
+"""Channels by which an end of a window may miss the centre of a channel that it names."""
+
+
 def _channels(header: MapHeader, energy: Energy | None) -> slice:
     n_channels = header.shape[2]
     if energy is None:
@@ -259,7 +298,9 @@ def _channels(header: MapHeader, energy: Energy | None) -> slice:
             fix="add --energy-scale KEV, the keV per channel",
         )
     centres = header.energy_offset + header.energy_scale * np.arange(n_channels)
-    kept = slice(int(np.searchsorted(centres, low, "left")), int(np.searchsorted(centres, high, "right")))
+    # Numbers that are typed, and centres that are reckoned, round differently: 35 x 0.01 is above 0.35.
+    near = _SAME_CHANNEL * header.energy_scale
+    kept = slice(int(np.searchsorted(centres, low - near, "left")), int(np.searchsorted(centres, high + near, "right")))
     if kept.start >= kept.stop:
         raise ParameterError(
             f"energy of {header.source}",
@@ -295,7 +336,7 @@ def _full_bins(axis: slice, n: int) -> slice:
     return slice(axis.start, axis.start + (axis.stop - axis.start) // n * n)
 
 
-def _of_box(header: MapHeader, kept: Box, bins: Rebin, asked: dict[str, Any]) -> MapHeader:
+def _of_box(header: MapHeader, kept: Box, bins: Rebin, asked: dict[str, Any], left: dict[str, int]) -> MapHeader:
     """Return the header of the map that is left."""
     shape = tuple(size // n for size, n in zip(kept.shape, bins, strict=True))
     steps = header.pixel_size or header.binned
@@ -311,5 +352,8 @@ def _of_box(header: MapHeader, kept: Box, bins: Rebin, asked: dict[str, Any]) ->
         pixel_size=None if header.pixel_size is None else (steps[0] * bins[0], steps[1] * bins[1]),
         origin=(header.origin[0] + steps[0] * first[0], header.origin[1] + steps[1] * first[1]),
         binned=(header.binned[0] * bins[0], header.binned[1] * bins[1]),
+        channel_origin=header.channel_origin + header.channels_binned * first[2],
+        channels_binned=header.channels_binned * bins[2],
         parameters={**header.parameters, **asked},
+        left_out={**header.left_out, **left},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from zarr.storage import LocalStore, ZipStore
 
 from eds_chunked.errors import SourceError
 from eds_chunked.readers import experiments
-from eds_chunked.readers.base import MapHeader
+from eds_chunked.readers.base import Band, Box, MapHeader
 
 Array = np.ndarray[Any, Any]
 
@@ -30,11 +31,32 @@ _TASK_BYTES = 4096
 class ZspyReader(experiments.ExperimentsReader):
     """Stream one spectrum image of a .zspy; see :class:`eds_chunked.readers.experiments.ExperimentsReader`.
 
-    A chunk that is absent reads as zeros, as the format has it. zarr refuses arrays of pickled objects.
+    A chunk that is absent reads as zeros, as the format has it; since a copy that was broken off looks the same, the
+    first pass over the counts warns of it. zarr refuses arrays of pickled objects.
     """
 
     def __init__(self, path: str | Path, *, pick: str | int | None = None) -> None:
         super().__init__(_Zarr(Path(path)), pick=pick)
+        self._chunks_counted = False
+
+    def bands(self, rows: int, box: Box | None = None) -> Iterator[Band]:
+        """Yield the rows of a box (default: of the whole map), ``rows`` at a time, in unsigned integers.
+
+        Warns, once, where chunks are absent. Errors are those of
+        :meth:`eds_chunked.readers.experiments.ExperimentsReader.bands`.
+        """
+        if not self._chunks_counted:
+            self._chunks_counted = True
+            with self._container.open() as root:
+                array = root["Experiments"][self._name]["data"]
+                n_chunks, there = math.prod(_grid(array)), _chunks_there(array)
+            if there < n_chunks:
+                warnings.warn(
+                    f"{self._container.path}: {n_chunks - there} of {n_chunks} chunks are absent and read as zeros; "
+                    "copy it again unless it was written without empty chunks",
+                    stacklevel=2,
+                )
+        return super().bands(rows, box)
 
 
 def describe(path: str | Path) -> tuple[MapHeader, ...]:
@@ -96,6 +118,26 @@ class _Zarr:
     def scratch_bytes(self, array: zarr.Array[Any]) -> int:
         # Of the chunks of a request: their compressed bytes, the filters' and the decoder's output, and the request.
         return 4 * math.prod(_request(array)) * array.dtype.itemsize + _REQUEST_CHUNKS * _TASK_BYTES
+
+
+def _grid(array: zarr.Array[Any]) -> tuple[int, ...]:
+    """Return the number of chunks along each axis."""
+    return tuple(-(-size // n) for size, n in zip(array.shape, array.chunks, strict=True))
+
+
+def _chunks_there(array: zarr.Array[Any]) -> int:
+    """Count the chunks that are stored, from one listing that is never held."""
+    grid, prefix = _grid(array), f"{array.path}/"
+
+    async def counted() -> int:
+        n = 0
+        async for key in array.store.list_prefix(prefix):
+            # "3.0.1" or "3/0/1"
+            at = key.removeprefix(prefix).replace("/", ".").split(".")
+            n += len(at) == len(grid) and all(i.isdecimal() and int(i) < size for i, size in zip(at, grid, strict=True))
+        return n
+
+    return sync(counted())
 
 
 def _flat(array: zarr.Array[Any]) -> list[Any]:

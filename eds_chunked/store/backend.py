@@ -58,26 +58,28 @@ class DiskStore(LocalStore):
     """A store on a disk, which says so when the disk is full."""
 
     async def set(self, key: str, value: Buffer) -> None:
-        with self._in_the_room_there_is():
+        with room_at(self.root):
             await super().set(key, value)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        with self._in_the_room_there_is():
+        with room_at(self.root):
             await super().set_if_not_exists(key, value)
 
-    @contextmanager
-    def _in_the_room_there_is(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise StoreFullError(
-                f"store {self.root}",
-                found="no space left on the device",
-                expected="room for what is written; all that was finished before is whole",
-                fix="free space, then the same again",
-            ) from error
+
+@contextmanager
+def room_at(place: os.PathLike[str]) -> Iterator[None]:
+    """Say clearly that the disk is full, if it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StoreFullError(
+            str(place),
+            found="no space left on the device",
+            expected="room for what is written; all that was finished before is whole",
+            fix="free space, then the same again",
+        ) from error
 
 
 def _object_store(url: str, *, read_only: bool) -> Store:
@@ -257,7 +259,11 @@ class HeldBackStore(WrapperStore[Store]):
 
 
 class WholeStore(WrapperStore[Store]):
-    """A store whose chunks are all there: one that is absent is an error, where Zarr would read zeros in silence."""
+    """A store whose chunks are all there: one that is absent is an error, where Zarr would read zeros in silence.
+
+    That is so for chunks and for shards. A tile that is absent within a shard is for those who read tiles to tell
+    (:mod:`eds_chunked.store.chunks`).
+    """
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         found = await super().get(key, prototype, byte_range)

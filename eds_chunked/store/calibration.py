@@ -13,6 +13,7 @@ import zarr
 
 from eds_chunked import schema
 from eds_chunked.errors import ParameterError
+from eds_chunked.readers.selection import check_energy_scale
 from eds_chunked.store.backend import Location, location_text, zarr_store
 from eds_chunked.store.consolidation import forget_consolidated
 from eds_chunked.store.lock import locked
@@ -55,9 +56,10 @@ def calibrate(
     store
         Path or URL of the store.
     energy_scale
-        keV per channel.
+        keV per channel of the map; where channels were binned, of a bin. Channel 0 of the file stays where it is.
     energy_offset
-        keV at the centre of channel 0.
+        keV at the centre of channel 0 of the file, as the microscope states it: also where the store holds a part of
+        the channels, or bins of them. So the same values are right for a map and for what was cut out of it.
     zero_peak
         ``"auto"`` finds the zero (strobe) peak in the sum spectrum and sets the offset so that it lies at 0 keV.
     pixel_size
@@ -104,8 +106,9 @@ def calibrate(
     with locked(store):
         ds, axes = _as_before(open_map(store))
         if given.keys() & {"energy_scale", "energy_offset", "zero_peak"}:
-            axes[schema.ENERGY] = _energies(ds, given), schema.KEV
-            given["energy_offset"] = float(axes[schema.ENERGY][0][0])
+            given["energy_offset"], scale = _offset_and_scale(ds, given)
+            channels = _channels_before(ds) + np.arange(ds.sizes[schema.ENERGY])
+            axes[schema.ENERGY] = given["energy_offset"] + scale * channels, schema.KEV
         if schema.PIXEL_SIZE in attrs:
             sizes = schema.pixel_size(ds)
             for axis, old, new in zip((schema.Y, schema.X), sizes[:2], attrs[schema.PIXEL_SIZE], strict=True):
@@ -228,9 +231,18 @@ def _symbols(elements: Iterable[str]) -> list[str]:
     return sorted(set(symbols))
 
 
-def _energies(ds: xr.Dataset, given: dict[str, Any]) -> Array:
-    """Return the keV of all channels."""
-    old = ds[schema.ENERGY].values
+def _channels_before(ds: xr.Dataset) -> float:
+    """Return how many channels, as wide as those of the map, lie between channel 0 of the file and the first stored."""
+    return float(ds.attrs.get(schema.CHANNEL_ORIGIN, 0.0)) / _binned(ds)
+
+
+def _binned(ds: xr.Dataset) -> int:
+    return int(ds.attrs.get(schema.CHANNELS_BINNED, 1))
+
+
+def _offset_and_scale(ds: xr.Dataset, given: dict[str, Any]) -> tuple[float, float]:
+    """Return the keV of channel 0 of the file, and the keV per channel of the map."""
+    old, before = ds[schema.ENERGY].values, _channels_before(ds)
     calibrated = ds[schema.ENERGY].attrs.get("units") == schema.KEV
     if not calibrated and "energy_scale" not in given:
         raise ParameterError(
@@ -239,16 +251,27 @@ def _energies(ds: xr.Dataset, given: dict[str, Any]) -> Array:
             expected="the keV per channel as well",
             fix="--energy-scale 0.01",
         )
-    present = float(old[-1] - old[0]) / max(1, len(old) - 1)
+    if len(old) == 1 and before and not given.keys() >= {"energy_scale", "energy_offset"}:
+        raise ParameterError(
+            "energy_scale and energy_offset",
+            found="one of them, for a map of one channel that was cut out of others",
+            expected="both: one channel does not tell how far away channel 0 of the file is",
+            fix="--energy-scale 0.01 --energy-offset -0.48",
+        )
+    # To 13 digits, and the offset to a millionth of an eV: rounding must not make another map of the same calibration.
+    present = float(f"{float(old[-1] - old[0]) / max(1, len(old) - 1):.13g}")
     scale = float(given.get("energy_scale", present))
-    # On an axis that counts channels the first may be another than 0.
-    offset = float(old[0]) if calibrated else float(old[0]) * scale
+    if "energy_scale" in given:
+        check_energy_scale(scale, binned=_binned(ds))
+    offset = round(float(old[0]) - present * before, 9) if before else float(old[0])
+    if not calibrated:
+        # An axis that counts channels counts those of the file, and may begin at another than 0.
+        offset *= scale / _binned(ds)
     if "energy_offset" in given:
         offset = given["energy_offset"]
     if "zero_peak" in given:
         # An offset of exactly 0 is what formats without one say; one that goes with another scale is not known either.
         known = calibrated and "energy_scale" not in given and offset != 0
         spectrum = ds[schema.SUM_SPECTRUM].values
-        offset = -scale * zero_peak_channel(spectrum, scale=scale, offset=offset if known else None)
-    energies: Array = offset + scale * np.arange(len(old))
-    return energies
+        offset = -scale * zero_peak_channel(spectrum, scale=scale, offset=offset if known else None, before=before)
+    return offset, scale

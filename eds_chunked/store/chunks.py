@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import zarr
 from zarr.abc.codec import Codec
@@ -22,10 +21,12 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore
 
 from eds_chunked.kernels.sparse import Csr, take_pixels
-from eds_chunked.store.tile_codecs import TILE_CODECS, TileCodec
+from eds_chunked.store.tile_codecs import CHECKSUM_BYTES, TILE_CODECS, TileCodec, checksum_of
+
+DAMAGE = (ValueError, RuntimeError, OSError, MemoryError, OverflowError)
+"""What reading a damaged tile raises: damaged bytes may promise any size and lie anywhere."""
 
 _ABSENT = np.uint64(2**64 - 1)
-_INDEX_CHECKSUM_BYTES = 4
 _KEPT_INDEXES = 4096
 
 
@@ -49,7 +50,8 @@ class StoredTiles:
         self._shape = _three(array.shape)
         self.unit = 1 if array.shards is None else array.shards[1] // self._chunk[1]
         self.grid = -(-self._shape[0] // self._chunk[0]), -(-self._shape[1] // self._chunk[1])
-        self._dtype = np.dtype(array.dtype)
+        # Bytes are little-endian, whatever order an array in memory was opened with.
+        self._dtype = np.dtype(array.dtype).newbyteorder("<")
         self._index = lru_cache(_KEPT_INDEXES)(self._read_index)
         self._folder = _folder(array.store)
 
@@ -102,9 +104,9 @@ class StoredTiles:
 
     def _read_index(self, key: str) -> np.ndarray[Any, Any]:
         """Return (offset, length) of the tiles of a shard, as its last bytes say."""
-        data = self._get(key, SuffixByteRequest(16 * self.unit + _INDEX_CHECKSUM_BYTES))
-        entries, checksum = data[:-_INDEX_CHECKSUM_BYTES], data[-_INDEX_CHECKSUM_BYTES:]
-        if len(entries) != 16 * self.unit or _checksum(entries) != checksum:
+        data = self._get(key, SuffixByteRequest(16 * self.unit + CHECKSUM_BYTES))
+        entries, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
+        if len(entries) != 16 * self.unit or checksum_of(entries) != checksum:
             raise ValueError(f"the index of shard {key} does not fit its checksum")
         return np.frombuffer(entries, "<u8").reshape(self.unit, 2)
 
@@ -150,11 +152,7 @@ def _shard(tiles: Sequence[bytes], unit: int) -> bytes:
     index[: len(tiles), 0] = np.cumsum([0, *lengths[:-1]])
     index[: len(tiles), 1] = lengths
     entries = index.tobytes()
-    return b"".join((*tiles, entries, _checksum(entries)))
-
-
-def _checksum(data: bytes) -> bytes:
-    return int(google_crc32c.value(data)).to_bytes(_INDEX_CHECKSUM_BYTES, "little")
+    return b"".join((*tiles, entries, checksum_of(entries)))
 
 
 def _three(shape: Sequence[int]) -> tuple[int, int, int]:

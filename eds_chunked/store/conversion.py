@@ -16,16 +16,23 @@ from typing import Any
 import xarray as xr
 
 from eds_chunked import progress, schema
-from eds_chunked.errors import CountsError, MemoryBudgetError, ParameterError, SourceError, StoreFullError
+from eds_chunked.errors import (
+    CountsError,
+    EdsError,
+    MemoryBudgetError,
+    ParameterError,
+    SourceError,
+    StoreFullError,
+)
 from eds_chunked.kernels.sparse import Csr
 from eds_chunked.memory import format_size
 from eds_chunked.readers import open_source
 from eds_chunked.readers.base import MapHeader, Reader
 from eds_chunked.readers.selection import Energy, Rebin, Region, selected
-from eds_chunked.store.backend import Location, zarr_store
+from eds_chunked.store.backend import Location
 from eds_chunked.store.description import describe_image, describe_map
-from eds_chunked.store.journal import ConversionPlan, Journal
-from eds_chunked.store.layout import shard_shape, tile_shape
+from eds_chunked.store.journal import ConversionPlan, plan_at
+from eds_chunked.store.layout import CHECKED, shard_shape, tile_shape
 from eds_chunked.store.opening import State, open_map, unfinished
 from eds_chunked.store.origin import differences, source_facts
 from eds_chunked.store.replacement import Site, building_site
@@ -78,9 +85,10 @@ def convert(
     energy
         Lowest and highest keV of the channels to store; default: all.
     rebin
-        Rows, columns and channels that are added up to one.
+        Rows, columns and channels that are added up to one. What does not fill a last bin is left out, with a warning,
+        and the history of the map says so.
     energy_scale
-        keV per channel, for files that state it wrongly or not at all.
+        keV per channel of the file, for files that state it wrongly or not at all.
     salvage
         Of a damaged file keep all whole rows before the damage. The map then has those rows only, and says so.
     codec
@@ -124,7 +132,7 @@ def convert(
     if codec is not None and codec not in TILE_CODECS:
         raise ParameterError("codec", found=repr(codec), expected=" or ".join(TILE_CODECS), fix="--codec counts")
     with building_site(store, resume=resume, overwrite=overwrite) as site:
-        begun = None if site.found is State.NOTHING else Journal(zarr_store(site.place, read_only=True)).plan
+        begun = None if site.found is State.NOTHING else plan_at(site.place, at=site.target)
         if site.found is State.WHOLE and begun is None:
             # Of an early version of the package, which kept no journal.
             warnings.warn(_whole_already(site), stacklevel=2)
@@ -132,7 +140,7 @@ def convert(
         pick = pick if begun is None or pick is not None else begun.pick
         reader = source
         if isinstance(reader, str | os.PathLike):
-            reader = open_source(Path(reader), pick=pick, salvage=salvage)
+            reader = open_source(Path(reader), pick=pick, salvage=salvage, memory=memory)
         facts = source_facts(reader.header)
         asked: dict[str, Any] = {"region": region, "energy": energy, "rebin": rebin, "energy_scale": energy_scale}
         if begun is not None and not reader.header.parameters:
@@ -149,7 +157,9 @@ def convert(
             told.append(_whole_already(site))
         elif site.found is not State.WHOLE:
             budget = plan_staging(reader, plan, memory=memory)
-            told = _build(site, _Work(reader, plan, budget, salvage), resume=begun is not None)
+            told = _left_out(reader.header) + _build(
+                site, _Work(reader, plan, budget, salvage), resume=begun is not None
+            )
         site.finish()
     for text in told:
         warnings.warn(text, stacklevel=2)
@@ -157,7 +167,12 @@ def convert(
 
 
 def _whole_already(site: Site) -> str:
-    return f"{site.target} is whole already: there was nothing to resume"
+    text = f"{site.target} is whole already: there was nothing to resume"
+    return text if site.waiting is None else f"{text}. {_how_to_replace(site.target, site.waiting)}"
+
+
+def _how_to_replace(target: str, waiting: str) -> str:
+    return f"A replacement that was stopped waits in {waiting}: {unfinished(waiting, at=target)[1]} --overwrite"
 
 
 def _check_shape(header: MapHeader) -> None:
@@ -222,11 +237,11 @@ def _check_same(
         other.append(f"shape {header.shape} in place of {begun.shape}")
     if other:
         _, command = unfinished(site.place, at=site.target)
+        fix = f"{command}{' --overwrite' if site.replaces else ''}, or --overwrite alone to begin again"
+        if site.waiting is not None:
+            fix += f". {_how_to_replace(site.target, site.waiting)}"
         raise ParameterError(
-            f"resume of {site.target}",
-            found=", ".join(other),
-            expected="what the conversion began with",
-            fix=f"{command}{' --overwrite' if site.replaces else ''}, or --overwrite alone to begin again",
+            f"resume of {site.target}", found=", ".join(other), expected="what the conversion began with", fix=fix
         )
 
 
@@ -332,6 +347,8 @@ def _survey_written(pool: ThreadPoolExecutor, writer: MapWriter, ys: slice, surv
     columns = [xs for unit in writer.units for xs in writer.columns(unit)]
     try:
         tiles = list(pool.map(survey_one, columns))
+    except EdsError:
+        raise  # a store that does not answer has lost nothing
     except (OSError, ValueError, RuntimeError):  # absent, or other bytes
         return False
     for tile in tiles:
@@ -373,17 +390,31 @@ def _seal(writer: MapWriter, reader: Reader, survey: Survey, damage: SourceError
         described = describe_map(replace(header, shape=(height, *header.shape[1:]), parameters=parameters), survey)
         described.attrs[schema.MISSING_ROWS] = missing
     writer.seal(int(survey.max_spectrum.max()), height)
-    described.to_zarr(writer.store, group=schema.MAP_GROUP, mode="a", consolidated=False)
+    encoding = _checked(described)
+    described.to_zarr(writer.store, group=schema.MAP_GROUP, mode="a", consolidated=False, encoding=encoding)
     try:
         for number, image in enumerate(reader.images()):
             group = f"{schema.IMAGES_GROUP}/{number}"
-            describe_image(image).to_zarr(writer.store, group=group, mode="a", consolidated=False)
+            shown = describe_image(image)
+            shown.to_zarr(writer.store, group=group, mode="a", consolidated=False, encoding=_checked(shown))
     except SourceError as error:
         if damage is None:
             raise
         told.append(f"{header.source}: not all electron images could be read ({error.found})")
     writer.commit()
     return told
+
+
+def _left_out(header: MapHeader) -> list[str]:
+    """Return a warning where what is kept of a map does not fill all bins."""
+    if not header.left_out:
+        return []
+    left = ", ".join(f"{n} of the {name}" for name, n in header.left_out.items())
+    return [f"{header.source}: the bins leave out, at the end, {left}"]
+
+
+def _checked(ds: xr.Dataset) -> dict[Any, Any]:
+    return dict.fromkeys(ds.variables, CHECKED)
 
 
 def _another_total(header: MapHeader, survey: Survey) -> list[str]:

@@ -47,6 +47,9 @@ def describe_map(header: MapHeader, survey: Survey) -> xr.Dataset:
     height, width, n_channels = header.shape
     energy = header.energy_offset + header.energy_scale * np.arange(n_channels)
     energy_unit = {"units": schema.KEV if header.energy_calibrated else schema.CHANNEL}
+    parameters = dict(header.parameters)
+    if header.left_out:
+        parameters[schema.LEFT_OUT] = dict(header.left_out)
     attrs = {
         schema.TITLE: header.title,
         schema.SIGNAL_TYPE: header.signal_type,
@@ -55,8 +58,10 @@ def describe_map(header: MapHeader, survey: Survey) -> xr.Dataset:
         schema.PIXEL_SIZE: [float(size) for size in header.pixel_size or header.binned],
         schema.LIVE_TIME: header.live_time,
         schema.REAL_TIME: header.real_time,
+        schema.CHANNEL_ORIGIN: header.channel_origin,
+        schema.CHANNELS_BINNED: header.channels_binned,
         schema.SOURCE_METADATA: dict(header.metadata),
-        schema.HISTORY: [event("convert", source=header.source, **header.parameters)],
+        schema.HISTORY: [event("convert", source=header.source, **parameters)],
     }
     ds = xr.Dataset(
         {

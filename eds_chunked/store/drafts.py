@@ -26,9 +26,17 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from eds_chunked.schema import RESULTS_GROUP, VARIABLES, X, Y
-from eds_chunked.store.backend import HeldBackStore, Location, delete_dir, list_dir, location_text, zarr_store
+from eds_chunked.store.backend import (
+    HeldBackStore,
+    Location,
+    delete_dir,
+    is_remote,
+    list_dir,
+    location_text,
+    zarr_store,
+)
 from eds_chunked.store.consolidation import forget_consolidated
-from eds_chunked.store.layout import CLAIMS, group_document, revision_group
+from eds_chunked.store.layout import CHECKED, CLAIMS, group_document, revision_group
 from eds_chunked.store.lock import local_folder
 from eds_chunked.store.provenance import now
 
@@ -166,8 +174,13 @@ def draft_of(ds: xr.Dataset, location: Location) -> Draft | None:
 
 @atexit.register
 def _discard_open_drafts() -> None:
-    for draft in list(_open_drafts.values()):
-        draft.discard()
+    """Delete the drafts of this process when it ends; what cannot be deleted then is left to ``clean``.
+
+    Drivers of object stores may need threads, of which an interpreter that ends starts no more.
+    """
+    for draft in sorted(_open_drafts.values(), key=lambda draft: is_remote(draft.location)):
+        with suppress(Exception):
+            draft.discard()
 
 
 def revision_numbers(location: Location, step: str) -> dict[str, list[int]]:
@@ -220,14 +233,14 @@ def why_open(location: Location, step: str, run: str, number: int) -> str | None
     if held:
         return "being written"
     claim = sync(zarr_store(location, read_only=True).get(key, default_buffer_prototype()))
-    if claim is None:
+    try:
+        about = json.loads(b"" if claim is None else claim.to_bytes())
+        host, age = about["host"], datetime.now(UTC) - datetime.fromisoformat(about["when"])
+    except (ValueError, TypeError, KeyError):
+        return f"of unknown age: its claim {'is gone' if claim is None else 'cannot be read'}"
+    if (held is False and host == platform.node()) or age > _LONGEST:
         return None
-    about = json.loads(claim.to_bytes())
-    if held is False and about["host"] == platform.node():
-        return None
-    if datetime.now(UTC) - datetime.fromisoformat(about["when"]) > _LONGEST:
-        return None
-    return f"claimed by {about['host']} less than {_LONGEST.days} days ago"
+    return f"claimed by {host} less than {_LONGEST.days} days ago"
 
 
 def _is_locked(location: Location, key: str) -> bool | None:
@@ -259,7 +272,7 @@ def _regular_chunks(variable: xr.Variable) -> dict[Any, int]:
 
 def _encoding(variable: xr.Variable) -> dict[str, Any]:
     if variable.chunks is not None:
-        return {"chunks": tuple(sizes[0] for sizes in variable.chunks)}
+        return CHECKED | {"chunks": tuple(sizes[0] for sizes in variable.chunks)}
     if Y not in variable.dims or variable.ndim < 2:
-        return {}
-    return {"chunks": tuple(_regular_chunks(variable).values())}
+        return CHECKED
+    return CHECKED | {"chunks": tuple(_regular_chunks(variable).values())}

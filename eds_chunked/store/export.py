@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,8 @@ import xarray as xr
 from eds_chunked import progress, schema
 from eds_chunked.errors import ParameterError, StoreExistsError
 from eds_chunked.memory import Need, plan
-from eds_chunked.store.backend import Location, is_remote, location_text
+from eds_chunked.store.backend import Location, is_remote, location_text, room_at
+from eds_chunked.store.in_order import in_order
 from eds_chunked.store.opening import open_map
 from eds_chunked.store.recoding import recode
 from eds_chunked.store.source import CountsSource, counts_source
@@ -112,7 +111,8 @@ def export(
     ds = open_map(store)
     draft = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        write(ds, draft, memory)
+        with room_at(path):
+            write(ds, draft, memory)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
@@ -159,26 +159,12 @@ def _write_counts(group: h5py.Group, source: CountsSource, *, workers: int) -> N
         compression_opts=_DEFLATE_LEVEL,
         shuffle=True,
     )
-    pending: deque[Future[list[tuple[tuple[int, int, int], bytes]]]] = deque()
-
-    def put() -> None:
-        for start, packed in pending.popleft().result():
-            data.id.write_direct_chunk(start, packed)
-
-    height, width, _ = source.shape
-    with ThreadPoolExecutor(workers) as pool, progress.step("export", height) as done:
-        try:
-            for y0 in range(0, height, source.tile[0]):
-                for x0 in range(0, width, source.tile[1]):
-                    if len(pending) == workers:
-                        put()
-                    pending.append(pool.submit(_packed_tile, source, y0, x0, chunk))
-                done(min(source.tile[0], height - y0))
-            while pending:
-                put()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    corners = list(_corners(source.shape, source.tile))
+    with progress.step("export", len(corners)) as done:
+        for tile in in_order(lambda corner: _packed_tile(source, *corner, chunk), corners, workers=workers):
+            for start, packed in tile:
+                data.id.write_direct_chunk(start, packed)
+            done(1)
 
 
 def _chunk_shape(source: CountsSource) -> tuple[int, int, int]:

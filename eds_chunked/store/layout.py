@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from typing import Any
+
+from zarr.codecs import ZstdCodec
 
 from eds_chunked.schema import COUNTS, MAP_GROUP, RESULTS_GROUP
 
@@ -23,6 +26,9 @@ PRIVATE_FOLDER = f"{MAP_GROUP}/{COUNTS}/__eds"
 """What the package notes for itself: journal, lock, claims. Loose files among groups would make Zarr warn."""
 CLAIMS = f"{PRIVATE_FOLDER}/claims"
 """The numbers of revisions that are taken."""
+
+CHECKED: dict[str, Any] = {"compressors": (ZstdCodec(level=1, checksum=True),)}
+"""How everything but the counts is encoded: every Zarr reads it, and a flipped bit is an error."""
 
 _TILE_BYTES = 32 * 2**20
 _LARGEST_SIDE = 64

@@ -24,6 +24,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = f"{PRIVATE_FOLDER}/lock"
+MARK = f"{PRIVATE_FOLDER}/replacement"
+"""A file that says that a folder is part of a replacement, and not somebody's store that has such a name."""
 
 _PARTIAL = re.compile(r".+\.[0-9a-f]{32}\.partial")
 
@@ -37,6 +39,8 @@ def local_folder(location: Location) -> Path | None:
 @contextmanager
 def locked(location: Location) -> Iterator[None]:
     """Hold the lock of a store; the folders that it needs are made, and removed again where nothing else came there.
+
+    Of the folders that the store lies in those that were made stay.
 
     Raises
     ------
@@ -60,10 +64,10 @@ def locked(location: Location) -> Iterator[None]:
 
 
 def only_a_lock(folder: Path) -> bool:
-    """Tell whether a folder holds a lock at most, and what a kill left of files that were being written."""
-    lock = folder / LOCK
+    """Tell whether a folder holds a lock and a mark at most, and what a kill left of files that were being written."""
+    ours = (folder / LOCK, folder / MARK)
     # Whatever else there is shows within a few names: a store of many tiles is not walked through.
-    return all(file == lock or is_partial(file) for file in folder.rglob("*") if not file.is_dir())
+    return all(file in ours or is_partial(file) for file in folder.rglob("*") if not file.is_dir())
 
 
 def is_partial(file: Path) -> bool:
@@ -105,7 +109,7 @@ def _take(path: Path, location: Location) -> int:
 def _remove(folder: Path) -> None:
     """Remove a folder in which there is no more than a lock; the lock goes last."""
     lock = folder / LOCK
-    for file in list(folder.rglob("*.partial")):
+    for file in [*folder.rglob("*.partial"), folder / MARK]:
         file.unlink(missing_ok=True)
     folders = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
     lock.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from zarr.errors import ZarrUserWarning
 from eds_chunked import schema
 from eds_chunked.errors import StoreError, StoreNotFoundError
 from eds_chunked.store.backend import Location, exists, list_dir, location_text, zarr_store
-from eds_chunked.store.journal import PLAN, Journal
+from eds_chunked.store.journal import PLAN, Journal, plan_at
 from eds_chunked.store.layout import (
     FORMAT,
     FORMAT_ATTR,
@@ -27,7 +27,7 @@ from eds_chunked.store.layout import (
     beside,
     group_document,
 )
-from eds_chunked.store.lock import local_folder, only_a_lock
+from eds_chunked.store.lock import MARK, local_folder, only_a_lock
 from eds_chunked.store.origin import PATH
 from eds_chunked.store.source import counts_source
 
@@ -69,21 +69,22 @@ def unfinished(location: Location, *, at: str | None = None) -> tuple[str, str]:
 
     ``at`` is the store that the command is to name, where it is another.
     """
-    journal = Journal(zarr_store(location, read_only=True))
-    plan = journal.plan
+    plan = plan_at(location, at=at)
     words = ["eds-chunked", "convert", "SOURCE", shlex.quote(at or location_text(location)), "--resume"]
     if plan is None:
         return "a map whose conversion stopped before its first row", " ".join(words)
     words[2] = shlex.quote(str(plan.source[PATH]))
     if plan.pick is not None:
         words += ["--map", shlex.quote(str(plan.pick))]
-    return f"a map whose conversion stopped at row {journal.stopped_at} of {plan.shape[0]}", " ".join(words)
+    stopped_at = Journal(zarr_store(location, read_only=True)).stopped_at
+    return f"a map whose conversion stopped at row {stopped_at} of {plan.shape[0]}", " ".join(words)
 
 
 def check_no_half_replacement(path: str) -> None:
     """Raise StoreError if a crash left ``path`` without a store, between the old one and the one to replace it."""
     new, old = beside(path)
-    if state_of(path) is State.NOTHING and state_of(old) in (State.WHOLE, State.UNFINISHED):
+    marked = os.path.isfile(os.path.join(old, MARK))
+    if marked and state_of(path) is State.NOTHING and state_of(old) in (State.WHOLE, State.UNFINISHED):
         _, command = unfinished(new, at=path)
         raise StoreError(
             f"store {path}",
@@ -100,7 +101,7 @@ def check_store(location: Location) -> None:
     if state is State.NOTHING:
         folder = local_folder(location)
         if folder is not None:
-            check_no_half_replacement(str(folder))
+            check_no_half_replacement(os.path.realpath(folder))
         raise StoreNotFoundError(
             f"store {text}", found="nothing", expected="an eds_chunked store", fix=f"eds-chunked convert SOURCE {text}"
         )

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,16 +19,16 @@ from eds_chunked import progress, schema
 from eds_chunked.errors import ParameterError, StoreError, StoreExistsError
 from eds_chunked.kernels.sparse import channel_dtype
 from eds_chunked.memory import Need, Plan, plan
-from eds_chunked.store.backend import Location, delete_dir, exists, is_remote, list_dir, location_text, zarr_store
+from eds_chunked.store.backend import Location, exists, is_remote, list_dir, location_text, zarr_store
 from eds_chunked.store.consolidation import consolidate
 from eds_chunked.store.drafts import revision_numbers
 from eds_chunked.store.in_order import in_order
-from eds_chunked.store.journal import ConversionPlan, Journal
+from eds_chunked.store.journal import ConversionPlan, plan_at
 from eds_chunked.store.layout import group_document, revision_group
-from eds_chunked.store.lock import locked
 from eds_chunked.store.opening import State, check_store, open_map, state_of
 from eds_chunked.store.origin import PATH
 from eds_chunked.store.provenance import check_calibrated
+from eds_chunked.store.replacement import copy_site
 from eds_chunked.store.source import CountsSource, counts_source
 from eds_chunked.store.tile_codecs import TILE_CODECS
 from eds_chunked.store.writer import MapWriter
@@ -62,14 +60,14 @@ def recode(store: Location, target: Location, *, codec: str | None, memory: str 
     copied = _plan(store, source, codec)
     chosen = plan(_need(copied, source), memory=memory)
     with _building_place(location_text(store), location_text(target), overwrite=overwrite) as place:
-        _copy(store, source, MapWriter(place, copied), chosen)
+        _copy(store, source, MapWriter(place, copied, dtype=source.dtype), chosen)
     return location_text(target)
 
 
 def _plan(store: Location, source: CountsSource, codec: str) -> ConversionPlan:
     """Return the plan of the copy: as the store was made, but for the codec and for rows that it has not."""
     readable = zarr_store(store, read_only=True)
-    begun = Journal(readable).plan or ConversionPlan(source.shape, source.tile, None, codec, {PATH: source.location})
+    begun = plan_at(store) or ConversionPlan(source.shape, source.tile, None, codec, {PATH: source.location})
     shards = zarr.open_array(readable, path=_COUNTS_ARRAY, mode="r").shards
     # A conversion writes rows of tiles: of a store made by others, with shards of another shape, the tiles are copied.
     shard = None if shards is None or shards[0] != source.tile[0] else (shards[0], shards[1], shards[2])
@@ -90,8 +88,6 @@ def _need(copied: ConversionPlan, source: CountsSource) -> Need:
 def _copy(store: Location, source: CountsSource, writer: MapWriter, chosen: Plan) -> None:
     original = zarr_store(store, read_only=True)
     document = _get(original, _MAP_DOCUMENT)
-    largest = int(np.iinfo(source.dtype).max)
-    writer.make_room_for(largest)
     whole = slice(0, source.shape[2])
 
     def write(job: tuple[slice, slice]) -> int:
@@ -102,26 +98,27 @@ def _copy(store: Location, source: CountsSource, writer: MapWriter, chosen: Plan
 
     def copy(key: str) -> None:
         found = _get(original, key)
-        if found is not None:
-            sync(writer.store.set(key, found))
+        if found is None:
+            raise _changed(store, f"{key}, which it had, is gone")
+        sync(writer.store.set(key, found))
 
     jobs = [(ys, unit) for ys in writer.rows for unit in writer.units]
     with progress.step("export", math.prod(source.shape[:2])) as done:
         for pixels in in_order(write, jobs, workers=chosen.workers):
             done(pixels)
-    writer.seal(largest, source.shape[0])
+    writer.seal(int(np.iinfo(source.dtype).max), source.shape[0])
     for _ in in_order(copy, _keys_beside(store, original), workers=chosen.workers):
         pass
     consolidate(writer.store)
     now = _get(original, _MAP_DOCUMENT)
     if document is None or now is None or now.to_bytes() != document.to_bytes():
-        raise StoreError(
-            f"store {location_text(store)}",
-            found="another map than before it was read",
-            expected="one that nobody changes meanwhile",
-            fix="export again",
-        )
+        raise _changed(store, "another map than before it was read")
     writer.commit()
+
+
+def _changed(store: Location, found: str) -> StoreError:
+    expected = "one that nobody changes meanwhile"
+    return StoreError(f"store {location_text(store)}", found=found, expected=expected, fix="export again")
 
 
 def _keys_beside(store: Location, original: Store) -> list[str]:
@@ -138,7 +135,8 @@ def _keys_beside(store: Location, original: Store) -> list[str]:
     async def keys() -> list[str]:
         return [key for prefix in whole for key in sorted([k async for k in original.list_prefix(f"{prefix}/")])]
 
-    return [_MAP_DOCUMENT, *sorted(parents), *(key for key in sync(keys()) if not key.endswith(".partial"))]
+    there = [parent for parent in sorted(parents) if exists(store, parent)]
+    return [_MAP_DOCUMENT, *there, *(key for key in sync(keys()) if not key.endswith(".partial"))]
 
 
 def _get(store: Store, key: str) -> Buffer | None:
@@ -161,13 +159,20 @@ def _building_place(store: str, target: str, *, overwrite: bool) -> Iterator[str
         raise ParameterError(
             f"export to {target}", found="the store itself", expected="another place", fix="choose another name"
         )
-    with ExitStack() as stack:
-        if _checked(target, overwrite=overwrite) is not State.NOTHING:
-            stack.enter_context(locked(target))
-        yield from _on_an_object_store(target) if is_remote(target) else _on_a_disk(Path(target))
+    _check(target, overwrite=overwrite)
+    with copy_site(target) as site:
+        # Once more, now that nobody else can change it.
+        _check(target, overwrite=overwrite)
+        try:
+            site.clear()
+            yield site.place
+        except BaseException:
+            site.clear()
+            raise
+        site.finish()
 
 
-def _checked(target: str, *, overwrite: bool) -> State:
+def _check(target: str, *, overwrite: bool) -> None:
     state = state_of(target)
     if state is State.FOREIGN:
         raise StoreExistsError(
@@ -180,32 +185,3 @@ def _checked(target: str, *, overwrite: bool) -> State:
         raise StoreExistsError(
             f"export to {target}", found="a store", expected="a new place", fix="add --overwrite to replace it"
         )
-    return state
-
-
-def _on_a_disk(target: Path) -> Iterator[str]:
-    draft, old = (target.with_name(f".{uuid.uuid4().hex}.{kind}") for kind in ("part", "old"))
-    try:
-        yield str(draft)
-        if target.exists():
-            os.rename(target, old)
-        try:
-            os.rename(draft, target)
-        except OSError:
-            if old.exists():
-                os.rename(old, target)
-            raise
-    finally:
-        for folder in (draft, old):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _on_an_object_store(target: str) -> Iterator[str]:
-    # The document of the map first: half a map must not be taken for one.
-    sync(zarr_store(target).delete(_MAP_DOCUMENT))
-    delete_dir(target, "")
-    try:
-        yield target
-    except BaseException:
-        delete_dir(target, "")
-        raise

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
-from typing import Any
 
 from zarr.abc.store import Store
-from zarr.core.buffer import Buffer, default_buffer_prototype
-from zarr.core.sync import sync
-from zarr.storage import MemoryStore
 
-from eds_chunked.store.journal import ConversionPlan, Journal, RowMarker
-from eds_chunked.store.layout import PRIVATE_FOLDER
-
-_MARKERS = f"{PRIVATE_FOLDER}/rows"
-_SUFFIX = ".json"
+from eds_chunked.errors import EdsError
+from eds_chunked.store.journal import ConversionPlan, Journal, RowMarker, document_name, parse
 
 Shape = tuple[int, int, int]
 
@@ -64,12 +56,14 @@ class Record:
 def read_record(store: Store, layout: Layout) -> Record:
     """Read the journal of a store whose counts lie as ``layout`` says."""
     damage: list[str] = []
-    plan = None
+    plan, journal = None, Journal(store)
     try:
-        plan = Journal(store).plan
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        plan = journal.plan
+    except EdsError:
+        raise  # a store that does not answer is not damaged
+    except ValueError as error:
         damage.append(f"plan of the journal: unreadable ({error})")
-    documents = _documents(store)
+    documents = journal.documents()
     if plan is None and not documents and not damage:
         return Record({}, (), False)
     if plan is None:
@@ -78,14 +72,14 @@ def read_record(store: Store, layout: Layout) -> Record:
         damage += [f"plan of the journal: {what}" for what in _disagreements(plan, layout)]
     markers = {}
     for rows in layout.rows:
-        document = documents.pop(f"{rows[0]:08d}{_SUFFIX}", None)
+        document = documents.pop(document_name(rows[0]), None)
         of_rows = f"marker of rows {rows[0]}:{rows[1]}"
         if document is None:
             damage.append(f"{of_rows}: absent")
             continue
         try:
-            marker = _marker(document)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            marker = parse(document)
+        except ValueError as error:
             damage.append(f"{of_rows}: unreadable ({error})")
             continue
         total = sum(tile.total for tile in marker.tiles)
@@ -115,33 +109,3 @@ def _disagreements(plan: ConversionPlan, layout: Layout) -> list[str]:
         if planned != there:
             found.append(f"{name} {planned}, where the counts have {there}")
     return found
-
-
-def _documents(store: Store) -> dict[str, bytes]:
-    """Return the documents of all markers by their names."""
-
-    async def read() -> dict[str, bytes]:
-        names = sorted([name async for name in store.list_dir(_MARKERS) if name.endswith(_SUFFIX)])
-        gets = (store.get(f"{_MARKERS}/{name}", default_buffer_prototype()) for name in names)
-        found = await asyncio.gather(*gets)
-        return {name: data.to_bytes() for name, data in zip(names, found, strict=True) if data is not None}
-
-    return dict(sync(read()))
-
-
-def _marker(document: bytes) -> RowMarker:
-    """Return the marker in a document; raise ValueError unless the journal would write it so, to the byte."""
-    key = f"{_MARKERS}/0{_SUFFIX}"
-    (marker,) = Journal(MemoryStore({key: _buffer(document)})).markers()
-    if not all(type(number) is int for number in (*marker.rows, marker.total, *(t.total for t in marker.tiles))):
-        raise ValueError("numbers that are no whole numbers")
-    written: dict[str, Any] = {}
-    Journal(MemoryStore(written)).mark(marker)
-    (again,) = written.values()
-    if again.to_bytes() != document:
-        raise ValueError("not as the journal writes it")
-    return marker
-
-
-def _buffer(data: bytes) -> Buffer:
-    return default_buffer_prototype().buffer.from_bytes(data)

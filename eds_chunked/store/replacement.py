@@ -1,9 +1,10 @@
-"""Where a store is built, and how it takes the place of another one without a moment in which there is none.
+"""Where a store is built, and how it takes the place of another one.
 
 On disks a replacement is built beside, as ``.NAME.new``. When it is whole, the store that it replaces becomes
-``.NAME.old``, its results move to the new one, that one gets the name, and the old one is removed. What a crash leaves
-between any two of these steps is finished by the next ``convert`` with ``--resume`` or ``--overwrite``. Object stores
-cannot rename: there the old map goes first.
+``.NAME.old``, its results move to the new one, that one gets the name, and the old one is removed. Between the first
+rename and the last there is nothing under the name, for a moment. What a crash leaves between any two of these steps is
+finished by the next ``convert`` with ``--resume`` or ``--overwrite``. Both folders carry a mark: without it, what has
+such a name is somebody's, and is not touched. Object stores cannot rename: there the old map goes first.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from eds_chunked.errors import StoreExistsError
 from eds_chunked.schema import COUNTS, IMAGES_GROUP, MAP_GROUP, RESULTS_GROUP
 from eds_chunked.store.backend import Location, delete_dir, list_dir, location_text, zarr_store
 from eds_chunked.store.layout import CLAIMS, ROOT_DOCUMENT, beside, group_document
-from eds_chunked.store.lock import LOCK, is_partial, local_folder, locked
+from eds_chunked.store.lock import LOCK, MARK, is_partial, local_folder, locked
 from eds_chunked.store.opening import State, check_no_half_replacement, state_of, unfinished
 
-_KEPT = (RESULTS_GROUP, CLAIMS)
-"""What a store hands on to the one that replaces it."""
+_RESULTS = (RESULTS_GROUP, CLAIMS)
+"""What a store hands on to the one that replaces it, unless that is a copy of another store."""
 
 
 @dataclass(frozen=True)
@@ -40,29 +41,37 @@ class Site:
         Where it will be.
     found
         What is at ``place`` to go on with: ``State.NOTHING`` where all has to be made, whatever is there.
+    kept
+        The parts of the store at the target that stay.
     """
 
     place: str
     target: str
     found: State
+    kept: tuple[str, ...] = _RESULTS
 
     @property
     def replaces(self) -> bool:
         """Whether the store is built beside the one that it will replace."""
         return self.place != self.target
 
+    @property
+    def waiting(self) -> str | None:
+        """Where a replacement of the target waits that was stopped, if this is not it."""
+        if self.replaces or local_folder(self.target) is None:
+            return None
+        new, _ = beside(self.target)
+        return new if _is_marked(new) and state_of(new) in (State.WHOLE, State.UNFINISHED) else None
+
     def clear(self) -> None:
-        """Delete what is at the place, but for the lock and, on object stores, the results."""
-        folder = local_folder(self.place)
-        if folder is not None:
-            _empty(folder, folder / LOCK)
-            return
+        """Delete the map and the images, and all else where no results are to be kept; the lock stays."""
         # The document of the map first: half a map must not be taken for one.
         sync(zarr_store(self.place).delete(group_document(MAP_GROUP)))
-        for group in (MAP_GROUP, IMAGES_GROUP):
-            delete_dir(self.place, group)
-        if not list_dir(self.place, RESULTS_GROUP):
-            delete_dir(self.place, "")
+        if self.kept and list_dir(self.place, RESULTS_GROUP):
+            for group in (MAP_GROUP, IMAGES_GROUP):
+                _delete_below(self.place, group, spared=(LOCK, MARK, *self.kept))
+        else:
+            _delete_below(self.place, "", spared=(LOCK, MARK))
 
     def remove_leftovers(self) -> None:
         """Delete what a kill left half written, and all that is written after the counts."""
@@ -79,6 +88,7 @@ class Site:
         """Make the store that was built the one at the target."""
         if self.replaces:
             _, old = beside(self.target)
+            _mark(self.target, kept=self.kept)
             os.rename(self.target, old)
             _take_over(self.target)
 
@@ -97,7 +107,8 @@ def building_site(store: Location, *, resume: bool, overwrite: bool) -> Iterator
         Another process is building there.
     """
     folder = local_folder(store)
-    path = location_text(store) if folder is None else str(folder)
+    # Where a link leads to: what is beside the link may be on another disk, and a link is nothing to put a store at.
+    path = location_text(store) if folder is None else os.path.realpath(folder)
     if folder is not None:
         if resume or overwrite:
             _finish_replacement(path)
@@ -109,16 +120,44 @@ def building_site(store: Location, *, resume: bool, overwrite: bool) -> Iterator
         # Once more, now that nobody else can change it.
         state = _check(path, resume=resume, overwrite=overwrite)
         place = path
+        if folder is not None:
+            _unmark(path)
         if state is State.WHOLE and overwrite and folder is not None:
-            place, old = beside(path)
-            for hidden in (place, old):
-                if state_of(hidden) is State.FOREIGN:
-                    raise _not_ours(hidden)
-            locks.enter_context(locked(place))
+            place = locks.enter_context(_place_beside(path))
             state = state_of(place)
         elif state is State.WHOLE and overwrite:
             state = State.NOTHING
         yield Site(place, path, state if resume else State.NOTHING)
+
+
+@contextmanager
+def copy_site(target: str) -> Iterator[Site]:
+    """Keep others out of a place that a copy of another store will take, with nothing kept of what is there.
+
+    On disks the copy is built beside, also where there is nothing yet.
+    """
+    if local_folder(target) is None:
+        yield Site(target, target, State.NOTHING, kept=())
+        return
+    path = os.path.realpath(target)
+    _finish_replacement(path)
+    with locked(path), _place_beside(path) as place:
+        yield Site(place, path, State.NOTHING, kept=())
+
+
+@contextmanager
+def _place_beside(path: str) -> Iterator[str]:
+    """Give the place where the replacement of a store is built, marked and locked."""
+    place, old = beside(path)
+    if state_of(place) is not State.NOTHING and not _is_marked(place):
+        raise _not_ours(place)
+    if state_of(old) is not State.NOTHING:
+        raise _not_ours(old)
+    if os.path.isdir(old):  # nothing but a lock: the removal of an old store was broken off at its last file
+        shutil.rmtree(old)
+    with locked(place):
+        _mark(place)
+        yield place
 
 
 def _check(path: str, *, resume: bool, overwrite: bool) -> State:
@@ -144,59 +183,83 @@ def _check(path: str, *, resume: bool, overwrite: bool) -> State:
 
 
 def _not_ours(path: str) -> StoreExistsError:
-    return StoreExistsError(
-        f"store {path}", found="something that is no eds_chunked store", expected="a new place", fix="choose another"
-    )
+    found = "something that is no eds_chunked store"
+    if state_of(path) is not State.FOREIGN:
+        found = "what cannot be deleted" if _is_marked(path) else "a store that no replacement made"
+    return StoreExistsError(f"store {path}", found=found, expected="a new place", fix="choose another, or move it away")
 
 
+# --------------------------------------------------------------------------------------------------- the mark
+def _mark(folder: str, *, kept: tuple[str, ...] = ()) -> None:
+    """Note that a folder is part of a replacement, and what the old store hands on."""
+    file = Path(folder, MARK)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(kept))
+
+
+def _is_marked(folder: str) -> bool:
+    return Path(folder, MARK).is_file()
+
+
+def _unmark(folder: str) -> None:
+    Path(folder, MARK).unlink(missing_ok=True)
+
+
+# --------------------------------------------------------------------------------------------------- the renames
 def _finish_replacement(path: str) -> None:
     """Finish what a crash left of an earlier replacement; before the first rename there is nothing to finish."""
     new, old = beside(path)
-    if state_of(old) not in (State.WHOLE, State.UNFINISHED):
+    if not _is_marked(old):
         return
     # Whoever replaces the store holds the lock of the old one until the end.
     with locked(old):
         state = state_of(path)
-        if state is State.NOTHING and state_of(new) is State.WHOLE:
+        if state is State.NOTHING and state_of(new) is State.WHOLE and _is_marked(new):
             _take_over(path)
-        elif state is State.NOTHING:
+        elif state is State.NOTHING and state_of(old) is not State.NOTHING:
             os.rename(old, path)
-        elif state is State.WHOLE:
+            _unmark(path)
+        elif state in (State.NOTHING, State.WHOLE):
             _remove(Path(old))
 
 
 def _take_over(path: str) -> None:
-    """Put the new store in its place, with the results of the old one."""
+    """Put the new store in its place, with what the old one hands on."""
     new, old = beside(path)
-    for part in _KEPT:
-        if os.path.isdir(os.path.join(old, part)):
+    for part in Path(old, MARK).read_text().split():
+        if part in _RESULTS and os.path.isdir(os.path.join(old, part)):
             os.rename(os.path.join(old, part), os.path.join(new, part))
     os.rename(new, path)
+    _unmark(path)
     _remove(Path(old))
 
 
 def _remove(folder: Path) -> None:
-    """Delete a store that nobody needs any more; as long as it is not gone it can be told for what it is."""
+    """Delete a store that nobody needs any more; as long as it is not gone it carries its mark."""
     # Readers may hold it open, or a file may be protected: a rest is removed by the next replacement.
     with suppress(OSError):
-        _empty(folder, None)
-        folder.rmdir()
+        (folder / group_document(MAP_GROUP)).unlink(missing_ok=True)
+        _delete_below(str(folder), "", spared=(MARK,))
+        shutil.rmtree(folder)
 
 
-def _empty(folder: Path, spared: Path | None) -> None:
-    """Delete what a store holds: the document of the map first, that of the store last."""
-    (folder / group_document(MAP_GROUP)).unlink(missing_ok=True)
-    for child in sorted(folder.iterdir(), key=lambda child: child.name == ROOT_DOCUMENT):
-        _delete(child, spared)
+def _delete_below(place: str, folder: str, *, spared: tuple[str, ...]) -> None:
+    """Delete what is in a folder of a store but for what is spared, the document of the folder last."""
+    for name in sorted(list_dir(place, folder), key=lambda name: name == ROOT_DOCUMENT):
+        key = f"{folder}/{name}" if folder else name
+        if any(part.startswith(f"{key}/") for part in spared):
+            _delete_below(place, key, spared=spared)
+        elif key not in spared:
+            _delete(place, key)
 
 
-def _delete(path: Path, spared: Path | None) -> None:
-    if path == spared:
-        return
-    if spared is not None and spared.is_relative_to(path):
-        for child in path.iterdir():
-            _delete(child, spared)
+def _delete(place: str, key: str) -> None:
+    folder = local_folder(place)
+    path = None if folder is None else folder / key
+    if path is None:
+        delete_dir(place, key)
+        sync(zarr_store(place).delete(key))
     elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from eds_chunked.errors import EdsError, StoreError
 from eds_chunked.kernels.sparse import Csr, from_dense
 from eds_chunked.schema import COUNTS, ENERGY, MAP_GROUP, X, Y
 from eds_chunked.store.backend import WholeStore, zarr_store
-from eds_chunked.store.chunks import StoredTiles, stored_tiles
+from eds_chunked.store.chunks import DAMAGE, StoredTiles, stored_tiles
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class CountsSource:
             yield
         except EdsError:
             raise  # a store that does not answer is not damaged
-        except (RuntimeError, ValueError, OSError) as error:
+        except DAMAGE as error:
             # Damage shows as whatever the codec raises; the place is what the user needs.
             raise StoreError(
                 f"tile at {_text(key)} of {self.path} in {self.location}",

@@ -164,7 +164,7 @@ class Staging:
                 f"map in {self._reader.header.source}",
                 found=f"{read} rows",
                 expected=f"{height} rows",
-                fix="get the whole file, or keep the rows before the damage with --salvage",
+                fix="get the whole file; eds-chunked convert FILE STORE --salvage keeps the whole rows before it ends",
             )
             if not self._salvage:
                 raise self.damage
@@ -219,6 +219,13 @@ def _compressed(band: Band, header: MapHeader, y0: int, stop: int) -> Csr:
         # The kernels do not check their indices, so a channel beyond the last one counts as one more channel here.
         shape = (counts.n_pixels, max(counts.n_channels, int(counts.channel.max(initial=0)) + 1))
         expected, dtype = (band.rows * width, n_channels), counts.value.dtype
+        if not counts.value.all():
+            raise SourceError(
+                f"map in {header.source}",
+                found=f"a band with zeros among its values, at row {band.y0}",
+                expected="values above 0 only",
+                fix="correct the reader of this format",
+            )
     else:
         shape, expected, dtype = counts.shape, (band.rows, width, n_channels), counts.dtype
     if band.y0 != y0 or not 0 < band.rows <= stop - y0 or shape != expected or dtype.kind != "u":

@@ -16,12 +16,13 @@ from numcodecs.blosc import Blosc
 from numcodecs.zstd import Zstd
 from zarr.abc.codec import Codec
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
+from zarr.codecs.bytes import Endian
 
 from eds_chunked.kernels import count_codec
 from eds_chunked.kernels.sparse import Csr, from_dense, pad_pixels, to_dense
 from eds_chunked.store.codec import CountsCodec
 
-_CHECKSUM_BYTES = 4
+CHECKSUM_BYTES = 4
 
 Shape = tuple[int, int, int]
 
@@ -91,23 +92,25 @@ class _Blosc:
     def wrote(self, codecs: Sequence[Codec]) -> bool:
         if [type(codec) for codec in codecs] != [BytesCodec, BloscCodec, Crc32cCodec]:
             return False
-        blosc = codecs[1]
-        return isinstance(blosc, BloscCodec) and blosc.cname.value == self.name
+        order, blosc = codecs[0], codecs[1]
+        little = isinstance(order, BytesCodec) and order.endian in (None, Endian.little)
+        return little and isinstance(blosc, BloscCodec) and blosc.cname.value == self.name
 
     def encode(self, tile: Csr, shape: tuple[int, int], chunk: Shape, dtype: np.dtype[Any]) -> bytes:
         packed: bytes = bytes(self._blosc.encode(to_dense(pad_pixels(tile, shape, chunk[:2]), dtype)))
-        return packed + _checksum(packed)
+        return packed + checksum_of(packed)
 
     def decode(self, data: bytes, chunk: Shape, channels: slice, dtype: np.dtype[Any]) -> Csr:
-        packed, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
-        if _checksum(packed) != checksum:
+        packed, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
+        if checksum_of(packed) != checksum:
             raise ValueError("a checksum that does not fit")
         dense = np.frombuffer(self._blosc.decode(packed), dtype)
         return from_dense(dense.reshape(-1, chunk[2])[:, channels])
 
 
-def _checksum(data: bytes) -> bytes:
-    return int(google_crc32c.value(data)).to_bytes(_CHECKSUM_BYTES, "little")
+def checksum_of(data: bytes) -> bytes:
+    """Return the CRC-32C of bytes as Zarr stores it."""
+    return int(google_crc32c.value(data)).to_bytes(CHECKSUM_BYTES, "little")
 
 
 TILE_CODECS: dict[str, TileCodec] = {codec.name: codec for codec in (_Counts(), _Blosc("zstd"), _Blosc("lz4"))}

@@ -48,26 +48,35 @@ class MapWriter:
         What is to be written.
     resume
         Whether the plan is that of the store, to go on with.
+    dtype
+        One that holds all counts, where it is known; default: the narrowest that what is written needs.
 
     Attributes
     ----------
     store
         The store, with the document of the map held back.
     bytes_written
-        Bytes of all tiles that were written, or read back.
+        Bytes of all tiles that are written, or were read back.
     """
 
-    def __init__(self, location: Location, plan: ConversionPlan, *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        location: Location,
+        plan: ConversionPlan,
+        *,
+        resume: bool = False,
+        dtype: np.dtype[Any] | None = None,
+    ) -> None:
         self.store = HeldBackStore(zarr_store(location), group_document(MAP_GROUP))
         self.plan = plan
         self.bytes_written = 0
         self._codec = TILE_CODECS[plan.codec]
         self._journal = Journal(self.store)
-        self._marked = {marker.rows: marker for marker in self._journal.markers()} if resume else {}
+        self._marked = self._usable_markers() if resume else {}
         self._records: dict[int, dict[int, TileRecord]] = {}
         self._lock = Lock()
         # Payloads of a codec that does not ask for the dtype get the narrowest in the end, the others on the way.
-        dtype = _WIDEST if self._codec.independent_of_dtype else np.dtype(np.uint8)
+        dtype = _WIDEST if self._codec.independent_of_dtype else np.dtype(dtype or np.uint8)
         if not resume:
             # Before anything else: what a crash leaves is to be gone on with in this way.
             self._journal.begin(plan)
@@ -80,6 +89,13 @@ class MapWriter:
         zarr.create_group(self.store, path=MAP_GROUP)
         self._tiles = self._declare(dtype, plan.shape)
         self._dtype = dtype
+
+    def _usable_markers(self) -> dict[tuple[int, int], RowMarker]:
+        """Return the markers that are of a row of tiles of the plan; the other rows are written again."""
+        rows = {(ys.start, ys.stop) for ys in self.rows}
+        n_tiles = -(-self.plan.shape[1] // self.plan.tile[1])
+        markers = self._journal.markers()
+        return {marker.rows: marker for marker in markers if marker.rows in rows and len(marker.tiles) == n_tiles}
 
     def _declare(self, dtype: np.dtype[Any], shape: tuple[int, int, int]) -> StoredTiles:
         """Put the document of the counts array, over an earlier one if there is one, and open its tiles.
@@ -169,7 +185,9 @@ class MapWriter:
                 first = unit.start // self.plan.tile[1]
                 tiles = []
                 for column in range(first, first + len(self.columns(unit))):
-                    padded = self._codec.decode(narrow.read(row, column), self.plan.tile, whole, narrow_dtype)
+                    data = narrow.read(row, column)
+                    self.bytes_written -= len(data)
+                    padded = self._codec.decode(data, self.plan.tile, whole, narrow_dtype)
                     tiles.append(self._tiles.encode(padded, self.plan.tile[:2]))
                 totals = [record.total for record in marker.tiles[first : first + len(tiles)]]
                 self._put(slice(*marker.rows), first, tiles, totals)

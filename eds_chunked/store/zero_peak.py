@@ -24,8 +24,8 @@ _MOST_SKEWED = 0.5
 """An edge where noise sets in has a skewness of 1 to 2, a Gaussian none."""
 
 
-def zero_peak_channel(spectrum: Array, *, scale: float, offset: float | None) -> float:
-    """Find the zero peak and return its centroid in channels, to a small fraction of a channel.
+def zero_peak_channel(spectrum: Array, *, scale: float, offset: float | None, before: float = 0.0) -> float:
+    """Find the zero peak and return its centroid in channels from channel 0, to a small fraction of a channel.
 
     It is the lowest peak of the spectrum that is narrow, symmetric, and stands alone: nothing below it, a gap above.
 
@@ -37,6 +37,8 @@ def zero_peak_channel(spectrum: Array, *, scale: float, offset: float | None) ->
         keV per channel.
     offset
         keV of channel 0 where it is known: the peak then is sought within 0.15 keV of 0. None: in the first channels.
+    before
+        Channels from channel 0 to the first of ``spectrum``, where that is a part.
 
     Raises
     ------
@@ -44,13 +46,14 @@ def zero_peak_channel(spectrum: Array, *, scale: float, offset: float | None) ->
         There is no such peak.
     """
     counts = np.asarray(spectrum, np.float64)
-    energy = (offset or 0.0) + scale * np.arange(len(counts))
-    near = np.arange(len(counts)) < FIRST_CHANNELS if offset is None else np.abs(energy) <= NEAR_ZERO_KEV
+    channels = before + np.arange(len(counts))
+    energy = (offset or 0.0) + scale * channels
+    near = channels < FIRST_CHANNELS if offset is None else np.abs(energy) <= NEAR_ZERO_KEV
     for channel in np.flatnonzero(near):
         centroid = _centroid_of_lone_peak(counts, int(channel), scale)
         if centroid is not None:
-            return centroid
-    raise _no_peak(counts, scale, offset)
+            return before + centroid
+    raise _no_peak(counts, scale, offset, before)
 
 
 def _centroid_of_lone_peak(counts: Array, top: int, scale: float) -> float | None:
@@ -91,19 +94,19 @@ def _half_width(flank: Array) -> float:
     return under - 1 + float((upper - flank[0] / 2) / (upper - lower))
 
 
-def _no_peak(counts: Array, scale: float, offset: float | None) -> ParameterError:
+def _no_peak(counts: Array, scale: float, offset: float | None, before: float) -> ParameterError:
     expected = "a narrow symmetric peak that stands alone"
     fix = "state energy_offset, the keV of channel 0, in place of zero_peak"
     if offset is None:
         return ParameterError(
             "zero_peak", found=f"no such peak in the first {FIRST_CHANNELS} channels", expected=expected, fix=fix
         )
-    end = offset + scale * (len(counts) - 1)
-    found = f"none within {NEAR_ZERO_KEV} keV of 0 on an axis from {offset:.4g} to {end:.4g} keV"
+    first, last = offset + scale * before, offset + scale * (before + len(counts) - 1)
+    found = f"none within {NEAR_ZERO_KEV} keV of 0 on an axis from {first:.4g} to {last:.4g} keV"
     for channel in range(min(FIRST_CHANNELS, len(counts))):
         centroid = _centroid_of_lone_peak(counts, channel, scale)
         if centroid is not None:
-            found += f", but one at {offset + scale * centroid:.4g} keV"
-            fix = f"energy_offset={-scale * centroid:.6g}, if that is the zero peak"
+            found += f", but one at {first + scale * centroid:.4g} keV"
+            fix = f"energy_offset={-scale * (before + centroid):.6g}, if that is the zero peak"
             break
     return ParameterError("zero_peak", found=found, expected=expected, fix=fix)
