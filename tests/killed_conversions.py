@@ -1,9 +1,10 @@
-"""Conversions that kill themselves with signal 9 at a put, each in a process of its own; run by test_store_resume.
+"""Conversions that kill themselves with signal 9 at a put or deletion, each in its own process; for test_store_resume.
 
 Usage: python -m tests.killed_conversions FOLDER CODEC SHARDS OVERWRITE N:MODE ...
 
-Each goes to FOLDER/N-MODE.zarr. MODE says where in the N-th put the process dies: ``before`` it, or ``within``, when
-half of the bytes are in a file that has not its name yet. Prints how many puts a whole conversion has.
+Each goes to FOLDER/N-MODE.zarr. MODE says where in the N-th of them the process dies: ``before`` it, or ``within``,
+when half of the bytes are in a file that has not its name yet (a deletion has no within). Prints how many a whole
+conversion has.
 """
 
 import os
@@ -41,8 +42,8 @@ def run(store, codec, shards, overwrite):
 
 
 def die_at(number, mode):
-    """Make the ``number``-th put of this process its last."""
-    put, puts = LocalStore.set, [0]
+    """Make the ``number``-th put or deletion of this process its last."""
+    put, delete, puts = LocalStore.set, LocalStore.delete, [0]
 
     async def counted(self, key, value):
         if puts[0] == number:
@@ -55,7 +56,13 @@ def die_at(number, mode):
         puts[0] += 1
         await put(self, key, value)
 
-    LocalStore.set = counted
+    async def counted_deletion(self, key):
+        if puts[0] == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        puts[0] += 1
+        await delete(self, key)
+
+    LocalStore.set, LocalStore.delete = counted, counted_deletion
     return puts
 
 

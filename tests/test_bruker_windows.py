@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eds_chunked.errors import ParameterError, SourceError
+from eds_chunked.kernels.sparse import Csr, to_dense
+from eds_chunked.readers import bruker
 from eds_chunked.readers.base import Box
 from eds_chunked.readers.bruker import BrukerReader
 from eds_chunked.readers.bruker_container import Container
@@ -51,12 +55,13 @@ def part(n: int) -> st.SearchStrategy[slice]:
     density=st.floats(0, 0.5),
     largest=st.sampled_from([1, 15, 256, 700]),
     seed=st.integers(0, 99),
+    decoders=st.integers(1, 3),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_box_is_a_slice_of_the_whole(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, shape: tuple[int, int, int], packing: str,
     extra: int, version: int, compressed: bool, uneven: bool, block_size: int, scatter: bool, rows: int,
-    density: float, largest: int, seed: int,
+    density: float, largest: int, seed: int, decoders: int,
 ) -> None:  # fmt: skip
     cube = bcf_files.counts(shape, seed=seed, density=min(density, 4000 / np.prod(shape)), largest=largest)
     path = bcf_files.write(
@@ -64,7 +69,54 @@ def test_a_box_is_a_slice_of_the_whole(
         compressed=compressed, uneven=uneven, block_size=block_size, scatter=scatter,
     )  # fmt: skip
     box = Box(*(data.draw(part(n)) for n in shape))
-    np.testing.assert_array_equal(read_box(path, box, rows), cube[box])
+    with several_decoders(decoders):
+        np.testing.assert_array_equal(read_box(path, box, rows), cube[box])
+
+
+@contextmanager
+def several_decoders(n: int) -> Iterator[None]:
+    """Read as on a machine with more processors, which decodes several bands at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bruker, "_n_decoders", lambda: n)
+        yield
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_several_decoders_give_the_bands_and_the_damage_of_one(tmp_path: Path, rows: int) -> None:
+    cube = bcf_files.counts((11, 7, 61), seed=3, density=0.4)
+    path = bcf_files.write(tmp_path / "a.bcf", [cube], compressed=False, chunk_size=1024)
+    # A byte in the middle of the map: the checksum of its chunk finds it.
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+    def outcome() -> tuple[list[tuple[int, int, bytes]], str]:
+        found = []
+        with pytest.raises(SourceError) as damage:  # noqa: PT012
+            for band in BrukerReader(path, salvage=True).bands(rows):
+                assert isinstance(band.counts, Csr)
+                found.append((band.y0, band.rows, to_dense(band.counts, np.uint32).tobytes()))
+        return found, str(damage.value)
+
+    with several_decoders(1):
+        one = outcome()
+    assert 0 < sum(n for _, n, _ in one[0]) < len(cube)
+    with several_decoders(3):
+        assert outcome() == one
+
+
+def test_several_decoders_are_in_the_projected_peak(tmp_path: Path) -> None:
+    path = bcf_files.write(tmp_path / "a.bcf", [CUBE])
+    with several_decoders(1):
+        one = BrukerReader(path).peak_bytes(3)
+    with several_decoders(3):
+        assert BrukerReader(path).peak_bytes(3) == 4 * one
+    old = bcf_files.write(tmp_path / "old.bcf", [CUBE], version=1)
+    with several_decoders(1):
+        one = BrukerReader(old).peak_bytes(3)
+    with several_decoders(3):
+        # Without an index nobody knows where a row begins.
+        assert BrukerReader(old).peak_bytes(3) == one
 
 
 @pytest.mark.parametrize("version", [1, 2])

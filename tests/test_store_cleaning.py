@@ -127,6 +127,21 @@ def test_what_another_machine_may_be_writing_stays(store: str) -> None:
     assert exists(store, f"results/{left}/factors/zarr.json")
 
 
+@pytest.mark.parametrize(
+    ("claim", "says"),
+    [(None, "is gone"), (b"", "cannot be read"), (b"[]", "cannot be read"), (b"{}", "cannot be read")],
+)
+def test_what_has_no_readable_claim_stays(store: str, claim: bytes | None, says: str) -> None:
+    left = leave_unfinished(store, days=100)
+    key = f"{CLAIMS}/{left}"
+    if claim is None:
+        drafts.sync(zarr_store(store).delete(key))
+    else:
+        drafts.sync(zarr_store(store).set(key, drafts.default_buffer_prototype().buffer.from_bytes(claim)))
+    assert clean(store).kept == {left: f"of unknown age: its claim {says}"}
+    assert exists(store, f"results/{left}/factors/zarr.json")
+
+
 def test_a_draft_that_is_open_stays_and_can_be_saved(store: str) -> None:
     draft = made_draft(open_map(store))
     assert list(clean(store).kept) == ["nmf/k2.r1"]

@@ -16,8 +16,15 @@ from zarr.storage import LocalStore
 import eds_chunked as edc
 from eds_chunked import schema
 from eds_chunked.cli import main
-from eds_chunked.errors import MemoryBudgetError, ParameterError, StoreError, StoreExistsError, StoreFullError
-from eds_chunked.store import conversion, layout
+from eds_chunked.errors import (
+    MemoryBudgetError,
+    ParameterError,
+    StoreBusyError,
+    StoreError,
+    StoreExistsError,
+    StoreFullError,
+)
+from eds_chunked.store import conversion, layout, recoding, replacement
 from eds_chunked.store.backend import delete_dir, list_dir
 from eds_chunked.store.calibration import calibrate
 from eds_chunked.store.chunks import stored_tiles
@@ -331,6 +338,78 @@ def test_the_document_of_the_map_is_the_last(store, tmp_path, monkeypatch):
         assert list_dir(url, "") == []
     finally:
         delete_dir(url, "")
+
+
+def test_a_file_that_goes_while_it_is_copied_is_missed(store, out, monkeypatch):
+    listed = recoding._keys_beside
+
+    def then_gone(*arguments):
+        keys = listed(*arguments)
+        shutil.rmtree(store / "results" / "nmf" / "k2.r1")
+        return keys
+
+    monkeypatch.setattr(recoding, "_keys_beside", then_gone)
+    with pytest.raises(StoreError, match=r"results/nmf/k2.r1/.*, which it had, is gone"):
+        export(store, out)
+    assert not out.exists()
+
+
+class CrashError(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("new", [True, False])
+@pytest.mark.parametrize("step", range(3))
+def test_a_crash_between_the_renames_loses_no_copy(store, out, monkeypatch, step, new):
+    if not new:
+        export(store, out)
+        save(made_result(edc.open(out), run="mine"), out)
+    left = [step]
+
+    def crashing(function):
+        def do(*arguments, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                raise CrashError
+            return function(*arguments, **options)
+
+        return do
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replacement.os, "rename", crashing(replacement.os.rename))
+        patch.setattr(replacement, "_remove", crashing(replacement._remove))
+        with pytest.raises(CrashError):
+            export(store, out, codec="lz4", overwrite=not new)
+    if not new and step == 1:
+        with pytest.raises(StoreError, match="a replacement that stopped halfway"):
+            open_map(out)
+    export(store, out, codec="lz4", overwrite=True)
+    assert verify(out).whole
+    assert [r.address for r in revisions(out)] == ["nmf/k2.r1", "nmf/k2.r2"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["map.zarr", "out.zarr"]
+
+
+def test_of_two_exports_to_a_new_place_one_is_refused(store, out, monkeypatch):
+    seal = MapWriter.seal
+
+    def impatient(self, *arguments):
+        with pytest.raises(StoreBusyError):
+            export(store, out, overwrite=True)
+        seal(self, *arguments)
+
+    monkeypatch.setattr(MapWriter, "seal", impatient)
+    export(store, out)
+    assert verify(out).whole
+
+
+def test_a_copy_through_a_link_goes_where_it_leads_to(store, out):
+    (out.parent / "disk").mkdir()
+    out.symlink_to(out.parent / "disk" / "real.zarr")
+    for codec in ("zstd", "lz4"):
+        export(store, out, codec=codec, overwrite=True)
+        assert out.is_symlink()
+        assert verify(out).whole
+        assert [path.name for path in (out.parent / "disk").iterdir()] == ["real.zarr"]
 
 
 def test_a_store_that_changes_meanwhile_is_not_copied(store, out, monkeypatch):

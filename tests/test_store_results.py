@@ -344,6 +344,28 @@ def test_drafts_that_were_not_saved_are_removed_at_exit(store):
     assert float(load(store, "nmf")[schema.FACTORS][0, 0]) == 3
 
 
+AT_EXIT = """
+import sys
+from eds_chunked.store.conversion import convert
+from eds_chunked.store.opening import open_map
+from tests.made_maps import MadeReader, made_counts, made_draft
+places = ["memory://exit/map.zarr", sys.argv[1]]
+for place in places:
+    convert(MadeReader(made_counts((11, 7, 13))), place)
+left = [made_draft(open_map(place)) for place in places]
+print("end", flush=True)
+"""
+
+
+def test_drafts_that_cannot_be_removed_at_exit_are_left_in_silence(tmp_path):
+    root, store = Path(__file__).parents[1], tmp_path / "local.zarr"
+    done = subprocess.run(
+        [sys.executable, "-c", AT_EXIT, str(store)], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("end\n", "")
+    assert not list((store / "results").glob("*/k2*"))
+
+
 def _claim_some(location, out):
     out.put([Draft(location, schema.NMF, "k2").number for _ in range(20)])
 

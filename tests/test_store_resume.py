@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,16 @@ from eds_chunked.errors import (
 )
 from eds_chunked.readers.base import Box
 from eds_chunked.store import conversion, replacement
+from eds_chunked.store.chunks import StoredTiles
+from eds_chunked.store.cleaning import clean
 from eds_chunked.store.conversion import convert
-from eds_chunked.store.journal import Journal, digest
+from eds_chunked.store.journal import Journal, digest, parse
+from eds_chunked.store.lock import MARK
 from eds_chunked.store.opening import open_map
+from eds_chunked.store.origin import source_facts
 from eds_chunked.store.results import load_fresh, newest, revisions, save, why_stale
 from tests.killed_conversions import SIDE, kill_map, kill_reader
-from tests.made_maps import MadeReader, made_counts, made_result
+from tests.made_maps import MadeReader, made_counts, made_draft, made_result
 from tests.ripple_files import write_ripple
 
 KINDS = [("counts", False), ("counts", True), ("zstd", False), ("zstd", True), ("lz4", False)]
@@ -98,7 +103,7 @@ def test_a_kill_at_any_put_leaves_what_is_refused_by_name_and_resumes_to_the_sam
     whole = tmp_path / "whole.zarr"
     convert(kill_reader(), whole, codec=codec, shards=shards)
     expected = content(whole)
-    cases = ["0:before", "0:within", "1:before", "2:within", *drawn_cases(codec, 50, 10)]
+    cases = ["0:before", "1:within", "2:before", "3:within", *drawn_cases(codec, 50, 10)]
     assert killed(tmp_path, codec, shards, cases) == []
     at = set()
     for case in set(cases):
@@ -107,7 +112,7 @@ def test_a_kill_at_any_put_leaves_what_is_refused_by_name_and_resumes_to_the_sam
             open_map(store)
         assert str(store) in str(refused.value)
         at.add(str(refused.value.found))
-        if case[0] == "0":
+        if isinstance(refused.value, StoreNotFoundError):
             assert str(refused.value.found) == "nothing"
             assert content_of_nothing(store)
             check = convert(kill_reader(), store, resume=True, codec=codec, shards=shards)
@@ -285,6 +290,98 @@ def interrupt():
     raise KeyboardInterrupt
 
 
+def test_a_source_of_many_files_is_told_by_what_is_in_them_too(tmp_path):
+    folder = tmp_path / "source.zarr"
+    for number in range(997):
+        (folder / str(number % 10)).mkdir(parents=True, exist_ok=True)
+        (folder / str(number % 10) / str(number)).write_bytes(bytes([number % 251]) * 7)
+    (folder / "3" / ".zattrs").write_text('{"a": 1}')
+    header = replace(MadeReader(COUNTS).header, source=str(folder))
+    before = source_facts(header)
+    assert source_facts(header) == before
+    assert before["size"] == 997 * 7 + 8
+    shutil.copytree(folder, tmp_path / "moved.zarr")
+    assert source_facts(replace(header, source=str(tmp_path / "moved.zarr")))["content"] == before["content"]
+    (folder / "3" / ".zattrs").write_text('{"a": 2}')
+    assert source_facts(header)["content"] != before["content"]
+    (folder / "3" / ".zattrs").write_text('{"a": 1}')
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for file in files:
+        file.write_bytes(file.read_bytes()[::-1] if file.name == ".zattrs" else b"another")
+    (folder / "3" / ".zattrs").write_text('{"a": 1}')
+    assert source_facts(header)["content"] != before["content"]
+
+
+@pytest.mark.parametrize("change", [lambda text: b"", lambda text: b"{", lambda text: text[:-9], lambda text: b"3"])
+def test_rows_whose_marker_cannot_be_read_are_written_again(tmp_path, change):
+    store = stopped(tmp_path / "map.zarr", at=28)
+    marker = store / "map/counts/__eds/rows/00000008.json"
+    as_it_was = marker.read_bytes()
+    marker.write_bytes(change(as_it_was))
+    with pytest.raises(ValueError, match=r"."):
+        parse(marker.read_bytes())
+    with pytest.raises(StoreError, match="stopped at row 8 of 29"):
+        open_map(store)
+    reader = Reads(COUNTS)
+    ds = convert(reader, store, resume=True)
+    assert reader.read == [(8, 16), (24, 29)]
+    assert np.array_equal(ds[schema.COUNTS].values, COUNTS)
+    assert marker.read_bytes() == as_it_was
+
+
+def test_a_marker_of_another_number_of_tiles_is_none(tmp_path):
+    store = stopped(tmp_path / "map.zarr", at=28)
+    marker = store / "map/counts/__eds/rows/00000008.json"
+    document = json.loads(marker.read_bytes())
+    document["total"] -= document["tiles"].pop()["total"]
+    marker.write_text(json.dumps(document))
+    shutil.copy(store / "map/counts/__eds/rows/00000016.json", store / "map/counts/__eds/rows/00000000.json")
+    reader = Reads(COUNTS)
+    assert np.array_equal(convert(reader, store, resume=True)[schema.COUNTS].values, COUNTS)
+    assert reader.read == [(0, 16), (24, 29)]
+
+
+@pytest.mark.parametrize("plan", ["", "{", "[]", "3", '{"shape": 3}'])
+def test_an_unreadable_plan_is_one_clear_error_that_names_the_way_out(tmp_path, plan):
+    store = stopped(tmp_path / "map.zarr", at=16)
+    (store / "map/counts/__eds/plan.json").write_text(plan)
+    says = rf"store {store}: found an unreadable map/counts/__eds/plan.json.*convert SOURCE {store} --overwrite"
+    for attempt in (
+        lambda: open_map(store),
+        lambda: convert(MadeReader(COUNTS), store),
+        lambda: convert(MadeReader(COUNTS), store, resume=True),
+    ):
+        with pytest.raises(StoreError, match=says):
+            attempt()
+    assert np.array_equal(convert(MadeReader(COUNTS), store, overwrite=True)[schema.COUNTS].values, COUNTS)
+
+
+def test_a_store_that_does_not_answer_has_lost_nothing(tmp_path, monkeypatch):
+    store = stopped(tmp_path / "map.zarr", at=16)
+    before = content_of(store)
+
+    def no_answer(self, row, column):
+        raise StoreError("store", found="no way to it", expected="an answer", fix="try again")
+
+    monkeypatch.setattr(StoredTiles, "read", no_answer)
+    with pytest.raises(StoreError, match="no way to it"):
+        convert(MadeReader(COUNTS), store, resume=True)
+    assert content_of(store) == before
+
+
+def content_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+
+
+@pytest.mark.parametrize("codec", ["counts", "zstd"])
+def test_the_bytes_that_are_written_count_once(tmp_path, monkeypatch, codec):
+    writers, begin = [], conversion.MapWriter
+    monkeypatch.setattr(conversion, "MapWriter", lambda *a, **k: writers.append(begin(*a, **k)) or writers[0])
+    convert(kill_reader(), tmp_path / "map.zarr", codec=codec, shards=False)
+    tiles = (tmp_path / "map.zarr/map/counts/c").glob("*/*/0")
+    assert writers[0].bytes_written == sum(path.stat().st_size for path in tiles)
+
+
 # ------------------------------------------------------------------------------------------------------ disk full
 @pytest.mark.parametrize("codec", ["counts", "zstd"])
 def test_a_full_disk_is_one_clear_error_and_what_is_written_is_kept(tmp_path, monkeypatch, codec):
@@ -311,9 +408,7 @@ def test_a_full_disk_is_one_clear_error_and_what_is_written_is_kept(tmp_path, mo
     monkeypatch.undo()
     monkeypatch.setattr(conversion, "tile_shape", lambda n_channels: (SIDE, SIDE, n_channels))
     convert(kill_reader(), store, resume=True)
-    assert content(store) == content(whole) | {
-        "map/counts/__eds/plan.json": content(store)["map/counts/__eds/plan.json"]
-    }
+    assert content(store) == content(whole)
 
 
 def test_a_disk_that_is_full_before_the_first_rows_keeps_nothing(tmp_path, monkeypatch):
@@ -464,6 +559,70 @@ def test_what_is_not_ours_beside_a_store_is_never_touched(tmp_path, hidden):
     assert np.array_equal(open_map(store)[schema.COUNTS].values, OLD)
 
 
+@pytest.mark.parametrize("flags", [{"resume": True}, {"overwrite": True}, {"overwrite": True, "resume": True}], ids=str)
+@pytest.mark.parametrize("hidden", [".map.zarr.new", ".map.zarr.old"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_store_of_somebody_with_such_a_name_is_never_touched(tmp_path, hidden, there, flags):
+    store = tmp_path / "map.zarr"
+    convert(MadeReader(COUNTS), tmp_path / hidden)
+    if there:
+        convert(MadeReader(COUNTS), store)
+    before = content_of(tmp_path / hidden)
+    if there and "overwrite" in flags:
+        with pytest.raises(StoreExistsError, match=rf"{hidden}: found a store that no replacement made"):
+            convert(MadeReader(COUNTS), store, **flags)
+    else:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* is whole already: there was nothing to resume$")
+            convert(MadeReader(COUNTS), store, **flags)
+    assert content_of(tmp_path / hidden) == before
+    assert np.array_equal(open_map(store)[schema.COUNTS].values, COUNTS)
+
+
+def test_a_replaced_store_carries_no_mark(tmp_path):
+    store = with_old(tmp_path)
+    convert(MadeReader(COUNTS), store, overwrite=True)
+    assert not (store / MARK).exists()
+
+
+def test_overwriting_through_a_link_replaces_what_it_leads_to(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "home").mkdir()
+    store, link = with_old(tmp_path / "disk"), tmp_path / "home" / "link.zarr"
+    link.symlink_to(store)
+    stopped(link, at=16, overwrite=True)
+    assert names(tmp_path / "disk") == {"map.zarr", ".map.zarr.new"}
+    convert(MadeReader(COUNTS), link, overwrite=True, resume=True)
+    assert link.is_symlink()
+    assert (names(tmp_path / "disk"), names(tmp_path / "home")) == (FINAL, {"link.zarr"})
+    for place in (store, link):
+        assert np.array_equal(open_map(place)[schema.COUNTS].values, COUNTS)
+    assert [r.address for r in revisions(store)] == ["nmf/k2.r1"]
+
+
+def test_results_stay_where_the_map_of_a_store_is_gone(tmp_path):
+    store = with_old(tmp_path)
+    claims = sorted((store / "map/counts/__eds/claims").rglob("*"))
+    (store / "map/zarr.json").unlink()
+    stopped(store, overwrite=True, error=SourceError("a", found=1, expected=2, fix="b"))
+    convert(MadeReader(OLD, rows=3), store, overwrite=True)
+    assert [r.address for r in revisions(store)] == ["nmf/k2.r1"]
+    assert why_stale(store, newest(store, "nmf")) is None
+    assert sorted((store / "map/counts/__eds/claims").rglob("*")) == claims
+
+
+def test_resume_alone_names_the_replacement_that_waits(tmp_path):
+    store = with_old(tmp_path)
+    stopped(store, at=16, overwrite=True)
+    waits = rf"{tmp_path}/.map.zarr.new: eds-chunked convert made.map {store} --resume --overwrite"
+    with pytest.warns(UserWarning, match=rf"map.zarr is whole already: there was nothing to resume\. .* {waits}"):
+        convert(MadeReader(OLD), store, resume=True)
+    with pytest.raises(ParameterError, match=waits):
+        convert(MadeReader(COUNTS), store, resume=True)
+    convert(MadeReader(COUNTS), store, resume=True, overwrite=True)
+    assert names(tmp_path) == FINAL
+
+
 class CrashError(BaseException):
     """The process is gone."""
 
@@ -491,7 +650,8 @@ def test_a_crash_at_any_step_of_the_replacement_is_finished_by_the_next_convert(
     assert steps[0] == step
     monkeypatch.undo()
     if step == 0:
-        assert content(store) == old
+        # What is about to be renamed is marked before.
+        assert content(store) == old | {"map/counts/__eds/replacement": (store / MARK).read_bytes()}
     elif store.exists():
         assert np.array_equal(open_map(store)[schema.COUNTS].values, COUNTS)
     else:
@@ -539,6 +699,7 @@ def test_an_unfinished_store_elsewhere_is_resumed_and_overwritten_in_place(reque
     convert(reader, store, resume=True)
     assert reader.read == [(16, 29)]
     save(made_result(open_map(store)), store)
+    draft = made_draft(open_map(store))
     stopped(store, at=16, counts=OLD, overwrite=True, error=SourceError("a", found=1, expected=2, fix="b"))
     with pytest.raises(StoreError, match="stopped before its first row"):
         open_map(store)
@@ -546,6 +707,9 @@ def test_an_unfinished_store_elsewhere_is_resumed_and_overwritten_in_place(reque
     assert np.array_equal(ds[schema.COUNTS].values, OLD)
     assert [r.address for r in revisions(store)] == ["nmf/k2.r1"]
     assert "converted or calibrated again" in why_stale(store, newest(store, "nmf"))
+    # The claims stayed, so a draft that somebody holds is known for what it is.
+    assert "less than 7 days ago" in clean(store).kept["nmf/k2.r2"]
+    assert draft.sizes[schema.COMPONENT] == 2
 
 
 # ------------------------------------------------------------------------------------------------------ salvage

@@ -257,6 +257,22 @@ def test_other_counts_with_the_same_sums_are_found(store):
     assert "map/sum_spectrum: other than the counts in 2 channels" in found.other_damage
 
 
+@pytest.mark.parametrize(
+    "array", ["results/nmf/k2.r1/loadings", "results/nmf/k2.r1/factors", "images/0/image", "map/x"]
+)
+def test_any_flipped_bit_of_what_is_not_counts_is_found(plain, array):
+    save(made_result(edc.open(plain)), plain)
+    files = [file for file in (plain / array / "c").rglob("*") if file.is_file()]
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        file = files[rng.integers(len(files))]
+        whole = file.read_bytes()
+        flip(file, int(rng.integers(len(whole))), int(2 ** rng.integers(8)))
+        assert [line.split(": ")[0] for line in verify(plain).other_damage][:1] == [array]
+        file.write_bytes(whole)
+    assert verify(plain).whole
+
+
 def test_all_damage_is_listed_and_the_rest_is_counted(plain):
     save(made_result(edc.open(plain)), plain)
     tile_file(plain, 0, 0).unlink()

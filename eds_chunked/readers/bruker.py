@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from eds_chunked.errors import ParameterError, SourceError
+from eds_chunked.in_order import in_order
+from eds_chunked.memory import n_cpus
 from eds_chunked.readers.base import Band, Box, ElectronImage, MapHeader
 from eds_chunked.readers.bruker_blocks import ahead_bytes, unpack_ahead
 from eds_chunked.readers.bruker_container import Container
@@ -38,6 +40,7 @@ _BYTES_PER_CHUNK = 40
 # Two of the channel, and one for bands that are brighter than the mean; then there are those of the count.
 _BYTES_PER_VALUE = 3
 _LARGEST_COUNT = (1 << 32) - 1
+_MOST_DECODERS = 4
 _FIRST_GUESS = 1 << 24
 
 
@@ -112,7 +115,9 @@ class BrukerReader:
         tables = _BYTES_PER_CHUNK * self._container.n_chunks
         # A band is there twice while it moves to larger arrays, and the one before is with the consumer.
         bands = 3 * (self._band_bytes(rows, box) + 8 * (pixels + 1))
-        return ahead_bytes(self._block) + 4 * (self._block + _RECORD_BYTES) + tables + bands
+        one = ahead_bytes(self._block) + 4 * (self._block + _RECORD_BYTES) + tables + bands
+        # Each decoder has its own, and one more band waits for its turn.
+        return one if self._n_decoders == 1 else (self._n_decoders + 1) * one
 
     def _band_bytes(self, rows: int, box: Box) -> int:
         from eds_chunked.readers.bruker_rows import smallest_band
@@ -151,6 +156,33 @@ class BrukerReader:
             raise ParameterError("rows", found=rows, expected="at least 1", fix="rows=64")
         box = self._checked(box)
         self._container.check_disjoint(HEADER, self._stream)
+        if self._n_decoders == 1:
+            yield from self._decoded(rows, box)
+            return
+
+        def decode(ys: slice) -> tuple[list[Band], SourceError | None]:
+            found = []
+            try:
+                for band in self._decoded(rows, box._replace(ys=ys)):
+                    found.append(band)
+            except SourceError as error:
+                return found, error
+            return found, None
+
+        starts = range(box.ys.start, box.ys.stop, rows)
+        pieces = (slice(y0, min(y0 + rows, box.ys.stop)) for y0 in starts)
+        for found, error in in_order(decode, pieces, workers=self._n_decoders):
+            yield from found
+            if error is not None:
+                raise error
+
+    @property
+    def _n_decoders(self) -> int:
+        """Bands that are decoded at once: one without an index, which says where a row begins."""
+        return _n_decoders() if self._index in self._container.files else 1
+
+    def _decoded(self, rows: int, box: Box) -> Iterator[Band]:
+        """Yield the bands of a box, one decoded after the other."""
         with ExitStack() as stack:
             decoder = self._decoder(stack, rows, box)
             for stop in range(box.ys.start, box.ys.stop, rows):
@@ -218,6 +250,11 @@ class BrukerReader:
 
     def _fail(self, where: str, found: str, expected: str) -> NoReturn:
         self._container.fail_in(self._stream, where, found=found, expected=expected)
+
+
+def _n_decoders() -> int:
+    # Inflating and decoding take about as long, so that two processors are busy with one decoder.
+    return min(max(1, n_cpus() // 2), _MOST_DECODERS)
 
 
 def _stream(number: int) -> str:

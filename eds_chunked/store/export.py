@@ -17,9 +17,9 @@ import xarray as xr
 
 from eds_chunked import progress, schema
 from eds_chunked.errors import ParameterError, StoreExistsError
+from eds_chunked.in_order import in_order
 from eds_chunked.memory import Need, plan
 from eds_chunked.store.backend import Location, is_remote, location_text, room_at
-from eds_chunked.store.in_order import in_order
 from eds_chunked.store.opening import open_map
 from eds_chunked.store.recoding import recode
 from eds_chunked.store.source import CountsSource, counts_source

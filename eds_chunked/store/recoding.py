@@ -17,12 +17,12 @@ from zarr.core.sync import sync
 
 from eds_chunked import progress, schema
 from eds_chunked.errors import ParameterError, StoreError, StoreExistsError
+from eds_chunked.in_order import in_order
 from eds_chunked.kernels.sparse import channel_dtype
 from eds_chunked.memory import Need, Plan, plan
 from eds_chunked.store.backend import Location, exists, is_remote, list_dir, location_text, zarr_store
 from eds_chunked.store.consolidation import consolidate
 from eds_chunked.store.drafts import revision_numbers
-from eds_chunked.store.in_order import in_order
 from eds_chunked.store.journal import ConversionPlan, plan_at
 from eds_chunked.store.layout import group_document, revision_group
 from eds_chunked.store.opening import State, check_store, open_map, state_of

@@ -15,12 +15,12 @@ from zarr.abc.store import Store
 
 from eds_chunked import progress, schema
 from eds_chunked.errors import EdsError
+from eds_chunked.in_order import in_order
 from eds_chunked.kernels.sparse import Csr, channel_dtype, from_dense, take_pixels
 from eds_chunked.memory import Need, plan
 from eds_chunked.store.backend import Location, WholeStore, exists, list_dir, location_text, zarr_store
 from eds_chunked.store.chunks import StoredTiles, stored_tiles
 from eds_chunked.store.drafts import revision_numbers
-from eds_chunked.store.in_order import in_order
 from eds_chunked.store.journal import TileRecord, digest
 from eds_chunked.store.layout import ROOT_DOCUMENT, group_document, revision_group
 from eds_chunked.store.opening import check_store
