@@ -56,25 +56,46 @@ MAX_SPECTRUM_PIXEL = _variable(
 )
 TOTAL_COUNTS = _variable("total_counts", (Y, X), "u", "counts", "counts of a pixel over all channels")
 
+# Coordinates of a map of which a part is left out, and of what was made from it.
+ANALYSED_PIXEL = _variable("analysed_pixel", (Y, X), "b", "1", "pixels that are analysed; the others are left out")
+ANALYSED_CHANNEL = _variable("analysed_channel", (ENERGY,), "b", "1", "channels that are analysed")
+
 FACTORS = _variable("factors", (COMPONENT, ENERGY), "f", "counts", "component spectra")
 LOADINGS = _variable("loadings", (COMPONENT, Y, X), "f", "1", "component maps")
 EXPLAINED_VARIANCE = _variable("explained_variance", (COMPONENT,), "f", "1", "S^2/N of the analysed (scaled) matrix")
 EXPLAINED_VARIANCE_RATIO = _variable(
     "explained_variance_ratio", (COMPONENT,), "f", "1", "share of the true total variance, not of the kept part"
 )
-EIGENVALUES = _variable("eigenvalues", (RANK,), "f", "1", "the whole eigenvalue spectrum, falling")
+EIGENVALUES = _variable("eigenvalues", (RANK,), "f", "1", "eigenvalues, falling: all of them with the exact solver")
 NOISE_RATIO = _variable(
     "noise_ratio", (RANK,), "f", "1", "eigenvalue over the largest that counting noise alone can give; > 1 is signal"
+)
+MEAN_SPECTRUM = _variable("mean_spectrum", (ENERGY,), "f", "counts", "what a centred PCA took off, over mean_loading")
+MEAN_LOADING = _variable(
+    "mean_loading", (Y, X), "f", "1", "mean_loading x mean_spectrum + loadings . factors is the model of a centred PCA"
 )
 OBJECTIVE = _variable(
     "objective",
     (ITERATION,),
     "f",
     "1",
-    "share of the scaled sum of squares left unexplained; the last value is of the whole map",
+    "what the loss leaves unexplained, a share of the sum of squares or a divergence a count; last of the whole map",
+)
+HELD_OUT = _variable(
+    "held_out", (ITERATION,), "f", "1", "divergence a count of counts held out of the fit; last of the chosen factors"
 )
 
 MODEL = _variable("model", (Y, X, ENERGY), "f", "counts", "low-rank model: loadings . factors")
+RESIDUAL = _variable("residual", (Y, X), "f", "counts", "counts of a pixel minus those of the model, over all channels")
+RESIDUAL_SPECTRUM = _variable(
+    "residual_spectrum", (ENERGY,), "f", "counts", "counts of a channel minus those of the model, over all pixels"
+)
+CHI_SQUARE = _variable(
+    "chi_square", (Y, X), "f", "1", "Pearson chi-square of the model, a channel that it has: 1 is counting noise alone"
+)
+CHI_SQUARE_SPECTRUM = _variable(
+    "chi_square_spectrum", (ENERGY,), "f", "1", "Pearson chi-square of the model, a pixel where it has the channel"
+)
 
 MASK = _variable("mask", (PHASE, Y, X), "b", "1", "pixels of a phase by threshold; masks may overlap")
 LABEL = _variable("label", (Y, X), "u", "1", "exclusive phase: 0 unassigned, 1..n phase, 255 mixed")
@@ -121,7 +142,11 @@ NMF = "nmf"
 PHASES = "phases"
 SPECTRA = "spectra"
 GRAINS = "grains"
-STEPS = (PCA, NMF, PHASES, SPECTRA, GRAINS)
+DECOMPOSE = "decompose"
+RUN_STEPS = (PCA, NMF, PHASES, SPECTRA, GRAINS)
+"""What ``run`` makes, in its order."""
+STEPS = (PCA, NMF, DECOMPOSE, MODEL, PHASES, SPECTRA, GRAINS)
+"""What can be saved, in the order of the work."""
 
 MAP_GROUP = "map"
 IMAGES_GROUP = "images"
@@ -152,6 +177,7 @@ REAL_TIME = "real_time_s"
 PIXEL_SIZE = "pixel_size"
 CHANNEL_ORIGIN = "channel_origin"
 CHANNELS_BINNED = "channels_binned"
+REBIN = "rebin"
 SOURCE_METADATA = "source_metadata"
 HISTORY = "history"
 MISSING_ROWS = "missing_rows"
@@ -168,10 +194,19 @@ PARENT = "parent"
 RESULT_ID = "result_id"
 PARENT_ID = "parent_id"
 PARAMETERS = "parameters"
+IMPORTED_FROM = "imported_from"
 N_PHASES = "n_phases"
 
 SEM = "EDS_SEM"
 TEM = "EDS_TEM"
+
+PERIODIC_TABLE: tuple[str, ...] = (
+    *["H", "He", "Li", "Be", "B", "C", "N", "O", "F", "Ne", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "Ar", "K", "Ca", "Sc", "Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Ga", "Ge", "As", "Se", "Br", "Kr", "Rb", "Sr"],
+    *["Y", "Zr", "Nb", "Mo", "Tc", "Ru", "Rh", "Pd", "Ag", "Cd", "In", "Sn", "Sb", "Te", "I", "Xe", "Cs", "Ba", "La", "Ce", "Pr", "Nd", "Pm", "Sm", "Eu", "Gd", "Tb", "Dy", "Ho", "Er", "Tm", "Yb", "Lu", "Hf", "Ta", "W"],
+    *["Re", "Os", "Ir", "Pt", "Au", "Hg", "Tl", "Pb", "Bi", "Po", "At", "Rn", "Fr", "Ra", "Ac", "Th", "Pa", "U", "Np", "Pu", "Am", "Cm", "Bk", "Cf", "Es", "Fm", "Md", "No", "Lr", "Rf", "Db", "Sg", "Bh", "Hs"],
+    *["Mt", "Ds", "Rg", "Cn", "Nh", "Fl", "Mc", "Lv", "Ts", "Og"],
+)
+"""Symbols of the elements by atomic number, from 1 on."""
 
 MICROMETRE = "um"
 UNCALIBRATED = "pixel"

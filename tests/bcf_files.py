@@ -199,7 +199,8 @@ def container(
 
 
 # -------------------------------------------------------------------------------------------------------- header
-def _image(name: str, planes: Mapping[str, np.ndarray], inside: str = "") -> str:
+def image_xml(name: str, planes: Mapping[str, np.ndarray], inside: str = "") -> str:
+    """The node of an image in the header."""
     first = next(iter(planes.values()))
     out = f'<ClassInstance Type="TRTImageData"{f" Name={name!r}" if name else ""}><TRTHeaderedClass/>'
     out += f"<ItemSize>{first.itemsize}</ItemSize><Width>{first.shape[1]}</Width><Height>{first.shape[0]}</Height>"
@@ -228,7 +229,7 @@ def header_xml(
         for symbol, z in elements
     )
     images = {"BSE": np.arange(height * width, dtype=np.uint16).reshape(height, width)} if images is None else images
-    overview = _image("any", {"Ch 1": np.full((3, 5), 7, np.uint16)})
+    overview = image_xml("any", {"Ch 1": np.full((3, 5), 7, np.uint16)})
     spectra = ""
     for i, cube in enumerate(cubes):
         channels = ",".join(map(str, cube.sum(axis=(0, 1), dtype=np.int64)))
@@ -251,8 +252,8 @@ def header_xml(
         '<ClassInstance Type="TRTSEMStageData"><X>6,2E4</X><Tilt>0.5</Tilt></ClassInstance>'
         '<ClassInstance Type="TRTDSPConfiguration"><PixelAverage>16</PixelAverage><LineAverage>2</LineAverage>'
         "<PixelTime>2</PixelTime></ClassInstance>"
-        + (_image("", images) if images else "")
-        + _image("PixelTimes", {"times": np.full((height, width), 30, np.uint32)})
+        + (image_xml("", images) if images else "")
+        + image_xml("PixelTimes", {"times": np.full((height, width), 30, np.uint32)})
         + f'<ClassInstance Type="TRTContainerClass" Name="x"><ChildClassInstances>{regions}'
         f'<ClassInstance Type="TRTContainerClass" Name="OverviewImages"><ChildClassInstances>{overview}'
         "</ChildClassInstances></ClassInstance></ChildClassInstances></ClassInstance>"

@@ -80,6 +80,48 @@ def test_a_file_cut_off_anywhere(tmp_path: Path, compressed: bool, version: int)
     assert set(heights) == set(range(len(cube) + 1)) - {1}  # row 1 is empty, and no file ends behind its four bytes
 
 
+@pytest.mark.parametrize("damage", ["cut", "xor"])
+def test_rows_within_a_cut_block_are_kept(tmp_path: Path, damage: str) -> None:
+    # The whole map is one zlib block, of many chunks.
+    cube = bcf_files.counts((29, 11, 61), seed=4, density=0.9)
+    path = bcf_files.write(
+        tmp_path / "a.bcf", [cube], packing="pulses16", front=True, chunk_size=CHUNK, block_size=1 << 20
+    )
+    whole = path.read_bytes()
+    heights = []
+    for chunk in range(1, len(whole) // CHUNK):
+        place = bcf_files.PROLOGUE + chunk * CHUNK
+        data = bytearray(whole[: place + 100] if damage == "cut" else whole)
+        if damage == "xor":
+            data[place + 40] ^= 1
+        path.write_bytes(data)
+        try:
+            found, message = salvaged(path)
+        except SourceError:
+            continue  # in the header or the pointers
+        np.testing.assert_array_equal(found, cube[: len(found)])
+        assert message or len(found) == 29
+        heights.append(len(found))
+    assert set(range(2, 29)) <= set(heights)
+
+
+def test_nothing_is_kept_of_a_block_with_a_wrong_checksum_of_its_own(tmp_path: Path) -> None:
+    path = bcf_files.write(tmp_path / "a.bcf", [CUBE], packing="words", block_size=1 << 20, chunk_size=0x10000)
+    container = Container(path)
+    table = container.files["EDSDatabase/SpectrumData0"].first_table
+    data = bytearray(path.read_bytes())
+    place = bcf_files.PROLOGUE + table * 0x10000 + 32
+    (chunk,) = struct.unpack_from("<I", data, place)
+    place = bcf_files.PROLOGUE + chunk * 0x10000
+    # The CRC-16 of the first block, with the XOR of its chunk made right again.
+    data[place + 32 + 128 + 8] ^= 1
+    (xor,) = struct.unpack_from("<I", data, place + 4)
+    struct.pack_into("<I", data, place + 4, xor ^ 1)
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match="found CRC-16"):
+        BrukerReader(path, salvage=True)
+
+
 def test_missing_pointer_tables(tmp_path: Path) -> None:
     cube = bcf_files.counts((29, 7, 61), seed=4, density=0.9)
     path = bcf_files.write(

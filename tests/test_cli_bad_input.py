@@ -129,11 +129,24 @@ def test_a_bad_source(tmp_path: Path, verb: str, make: Callable[[Path], Path], w
 
 @pytest.mark.parametrize(
     ("make", "words"),
-    [case for case in SOURCES if case[0] in (no_such_file, unknown_format, no_map, truncated, sizes_disagree)],
+    [case for case in SOURCES if case[0] in (no_such_file, unknown_format, no_map)],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_info_of_a_bad_source(tmp_path: Path, make: Callable[[Path], Path], words: tuple[str, ...]) -> None:
     assert_one_clear_line(call("info", make(tmp_path)), *words)
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+@pytest.mark.parametrize(("make", "words"), [case for case in SOURCES if case[0] in (truncated, sizes_disagree)])
+def test_info_of_a_source_that_can_be_salvaged(
+    tmp_path: Path, make: Callable[[Path], Path], words: tuple[str, ...]
+) -> None:
+    result = call("info", make(tmp_path))
+    assert result.exit_code == 0
+    assert "31 channels" in result.stdout
+    (line,) = result.stderr.splitlines()
+    for word in ("warning: ", "--salvage", *words):
+        assert word in line
 
 
 def test_a_map_that_is_not_in_the_file(tmp_path: Path) -> None:

@@ -137,6 +137,10 @@ def test_the_real_map(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_all(reader, 7), expected["data"])
 
 
+AGAIN = "ignore:.*each is unpacked .* times:UserWarning"
+
+
+@pytest.mark.filterwarnings(AGAIN)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(2, 40)),
@@ -144,7 +148,7 @@ def test_the_real_map(tmp_path: Path) -> None:
     order=st.permutations(range(3)),
     rows=st.integers(1, 11),
     dtype=st.sampled_from(["u1", ">u2", "<u4", "u8", ">i2", "i4", "f4", ">f8"]),
-    limit=st.sampled_from([0, 1 << 26]),
+    limit=st.sampled_from([0, 700, 1 << 26]),
     data=st.data(),
 )
 def test_any_chunks_axis_order_and_box(
@@ -167,12 +171,60 @@ def test_any_chunks_axis_order_and_box(
     starts = [data.draw(st.integers(0, n - 1)) for n in shape]
     box = Box(*(slice(a, data.draw(st.integers(a + 1, n))) for a, n in zip(starts, shape, strict=True)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eds_chunked.readers.slabs._SLAB_BYTES", limit)
+        patch.setattr("eds_chunked.readers.experiments.slab_bytes", lambda memory: limit)
         reader = HspyReader(path)
         assert reader.header.shape == shape
         assert reader.header.pixel_size == (0.5, 0.25)
         np.testing.assert_array_equal(read_all(reader, rows), counts)
         np.testing.assert_array_equal(read_all(reader, rows, box), counts[box])
+
+
+def test_chunks_that_are_too_high_for_the_memory_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = random_counts((97, 31, 512), high=9).astype(np.uint16)  # 31 744 bytes a row
+    path = write(tmp_path / "a.hspy", counts, ROW, COLUMN, ENERGY, chunks=(97, 31, 8), compression="lzf")
+    read: list[int] = []
+    original = h5py.Dataset.read_direct
+
+    def spy(self: Any, out: Any, window: Any) -> None:
+        read.append(window[0].stop - window[0].start)
+        original(self, out, window)
+
+    monkeypatch.setattr(h5py.Dataset, "read_direct", spy)
+    monkeypatch.setattr("eds_chunked.memory.resident", lambda: 100_000_000)  # what the tests before this one left
+    reader = HspyReader(path, memory="335MB")  # 5 MB are left, of which a slab may take an eighth: 19 rows
+    with pytest.warns(UserWarning, match=r"a\.hspy: its chunks hold 97 rows, .*each is unpacked 6 times") as told:
+        np.testing.assert_array_equal(read_all(reader, 4), counts)
+    assert read == [17, 17, 17, 17, 17, 12]
+    np.testing.assert_array_equal(read_all(reader, 4), counts)  # and is told once
+    # The figure that the warning names is enough.
+    (budget,) = re.findall(r"once with --memory (\d+MB)$", str(told[0].message))
+    read.clear()
+    np.testing.assert_array_equal(read_all(HspyReader(path, memory=budget), 4), counts)
+    assert read == [97]
+    assert HspyReader(path, memory=budget).peak_bytes(4) < 100 * 31744 + 4 * 97 * 31 * 8 * 2 + 2 * 4 * 31744 + (1 << 21)
+
+
+def test_parts_of_chunks_that_are_not_packed_are_no_matter(tmp_path: Path) -> None:
+    counts = random_counts((97, 31, 512), high=9).astype(np.uint16)
+    path = write(tmp_path / "a.hspy", counts, ROW, COLUMN, ENERGY, chunks=(97, 31, 8))
+    np.testing.assert_array_equal(read_all(HspyReader(path, memory="1MB"), 4), counts)
+
+
+def test_too_little_memory_is_not_taken_for_an_array_that_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.hspy", random_counts(SHAPE), ROW, COLUMN, ENERGY)
+    original = h5py.Group.__getitem__
+
+    def short_of_memory(self: Any, name: str) -> Any:
+        if name == "data":
+            raise MemoryError
+        return original(self, name)
+
+    monkeypatch.setattr(h5py.Group, "__getitem__", short_of_memory)
+    for call in (open_source, describe):
+        with pytest.raises(MemoryError):
+            call(path)
 
 
 def test_contiguous_data(tmp_path: Path) -> None:
@@ -329,7 +381,7 @@ def test_a_damaged_chunk_names_its_rows(tmp_path: Path) -> None:
 def test_it_cannot_be_salvaged(tmp_path: Path) -> None:
     path = write(tmp_path / "a.hspy", random_counts(SHAPE), ROW, COLUMN, ENERGY)
     with pytest.raises(
-        ParameterError, match=r"found a \.hspy file, expected a \.bcf, or an \.rpl/\.raw pair.*--salvage"
+        ParameterError, match=r"found a \.hspy file, expected a \.bcf, a \.spd, or an \.rpl/\.raw pair.*--salvage"
     ):
         open_source(path, salvage=True)
 

@@ -12,7 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
+import eds_chunked as edc
 from eds_chunked.errors import CountsError, SourceError, SourceNotFoundError
+from eds_chunked.memory import MB
 from eds_chunked.readers import describe, open_source
 from eds_chunked.readers.hspy import HspyReader
 from eds_chunked.readers.ripple import RippleReader
@@ -20,6 +22,8 @@ from eds_chunked.readers.rosetta import RosettaReader
 from eds_chunked.readers.units import in_kev, in_um
 from eds_chunked.schema import SEM
 from tests import bcf_files
+from tests.dm_files import write_dm
+from tests.edax_files import write_spd
 from tests.real_data import real_data
 from tests.ripple_files import random_counts, write_ripple
 
@@ -137,7 +141,8 @@ def test_a_folder(tmp_path: Path, call: Any) -> None:
 def test_an_unknown_format_lists_the_known_ones(tmp_path: Path, name: str, found: str) -> None:
     (tmp_path / name).write_bytes(b"something else")
     with pytest.raises(
-        SourceError, match=rf"unknown format \(\.?{found}\), expected one of \.bcf \.rpl \.raw \.hspy.* \.emd .*\.pts "
+        SourceError,
+        match=rf"unknown format \(\.?{found}\), expected one of \.bcf \.rpl \.raw \.spd \.hspy.* \.emd .*\.pts ",
     ):
         open_source(tmp_path / name)
 
@@ -208,7 +213,7 @@ def look():
         counts = getattr(band.counts, "value", band.counts)
         counts[..., ::7].max()
 
-reader = open_source(sys.argv[1])
+reader = open_source(sys.argv[1], memory="400MB")
 look()
 memory.release()
 Path("/proc/self/clear_refs").write_text("5")
@@ -219,7 +224,7 @@ print(memory.peak_resident() - before, reader.peak_bytes(8))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc/self/status is Linux only")
-@pytest.mark.parametrize("kind", ["vector", "image", "hspy", "bcf"])
+@pytest.mark.parametrize("kind", ["vector", "image", "hspy", "spd", "dm4", "bcf"])
 def test_resident_memory_stays_within_the_bound(tmp_path: Path, kind: str) -> None:
     band = 8 * 127 * 1024 * 2
     counts = random_counts((331, 127, 1024), high=9).astype(np.uint16)
@@ -235,6 +240,10 @@ def test_resident_memory_stays_within_the_bound(tmp_path: Path, kind: str) -> No
             group.create_dataset("data", data=counts, chunks=(331, 127, 64), compression="lzf", shuffle=True)
             for i, navigate in enumerate((True, True, False)):
                 group.create_group(f"axis-{i}").attrs["navigate"] = navigate
+    elif kind == "spd":
+        path = write_spd(tmp_path / "a.spd", counts)
+    elif kind == "dm4":
+        path = write_dm(tmp_path / "a.dm4", counts)
     else:
         path = write_ripple(tmp_path / "a.rpl", counts, record_by=kind)
     run = subprocess.run([sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True)
@@ -245,3 +254,37 @@ def test_resident_memory_stays_within_the_bound(tmp_path: Path, kind: str) -> No
     assert 1.8 * band <= grown <= bound + slack
     if kind != "bcf":  # where most is not the bands, but the blocks of the file that are in work
         assert bound + slack < counts.nbytes / 2
+
+
+CONVERT = """
+import sys, warnings
+import eds_chunked as edc
+from eds_chunked import memory
+from eds_chunked.errors import MemoryBudgetError
+warnings.simplefilter("ignore")
+try:
+    edc.convert(sys.argv[1], sys.argv[2], memory=sys.argv[3])
+except MemoryBudgetError as error:
+    print(error.fix)
+else:
+    print(memory.peak_resident())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc/self/status is Linux only")
+@pytest.mark.parametrize("kind", ["spd", "dm4"])
+def test_a_conversion_keeps_to_the_smallest_budget_that_is_named(tmp_path: Path, kind: str) -> None:
+    counts = np.zeros((331, 127, 1024), np.uint16)
+    at = np.random.default_rng(3).integers(0, counts.size, 400_000)
+    counts.reshape(-1)[at] = 1 + at % 7
+    path = write_spd(tmp_path / "a.spd", counts) if kind == "spd" else write_dm(tmp_path / "a.dm4", counts)
+
+    def converted(budget: str) -> str:
+        command = [sys.executable, "-c", CONVERT, str(path), str(tmp_path / "a.zarr"), budget]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    budget = converted("100MB").removeprefix("--memory ")  # too little for the program itself
+    peak = int(converted(budget))
+    assert 100 * MB < peak <= int(budget.removesuffix("MB")) * MB
+    assert int(budget.removesuffix("MB")) * MB < 230 * MB + counts.nbytes  # so that all of it does not fit
+    np.testing.assert_array_equal(edc.open(tmp_path / "a.zarr").counts, counts)

@@ -131,6 +131,7 @@ def test_a_file_of_rosettasciio_reads_back(tmp_path: Path, consolidated: bool) -
 
 
 @pytest.mark.filterwarnings(ABSENT)
+@pytest.mark.filterwarnings("ignore:.*each is unpacked .* times:UserWarning")
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(2, 40)),
@@ -162,7 +163,7 @@ def test_any_chunks_axis_order_and_box(
     starts = [data.draw(st.integers(0, n - 1)) for n in shape]
     box = Box(*(slice(a, data.draw(st.integers(a + 1, n))) for a, n in zip(starts, shape, strict=True)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eds_chunked.readers.slabs._SLAB_BYTES", limits[0])
+        patch.setattr("eds_chunked.readers.experiments.slab_bytes", lambda memory: limits[0])
         patch.setattr("eds_chunked.readers.zspy._REQUEST_BYTES", limits[1])
         reader = ZspyReader(path)
         assert (reader.header.shape, reader.header.pixel_size) == (shape, (0.5, 0.25))
@@ -351,7 +352,7 @@ def test_a_value_that_is_no_count_is_named_with_its_pixel(tmp_path: Path, value:
 
 def test_it_cannot_be_salvaged(tmp_path: Path) -> None:
     path = write(tmp_path / "a.zspy", random_counts(SHAPE), ROW, COLUMN, ENERGY)
-    with pytest.raises(ParameterError, match=r"found a \.zspy file, expected a \.bcf, or an \.rpl/\.raw pair"):
+    with pytest.raises(ParameterError, match=r"found a \.zspy file, expected a \.bcf, a \.spd, or an \.rpl/\.raw pair"):
         open_source(path, salvage=True)
 
 

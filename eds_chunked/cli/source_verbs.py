@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from eds_chunked import schema
 from eds_chunked.cli import parameters
 from eds_chunked.cli.output import Facts, Note, Output, Piece, Rows
+from eds_chunked.errors import ParameterError, SourceError
+
+if TYPE_CHECKING:
+    from eds_chunked.readers import MapHeader
 
 _UNFINISHED = "being calibrated, or broken off: eds-chunked calibrate with the same values again"
 
@@ -20,8 +25,8 @@ _UNFINISHED = "being calibrated, or broken off: eds-chunked calibrate with the s
 def info(output: Output, what: str) -> None:
     """Say what is in a file or a store, without reading counts.
 
-    Of a file: its spectrum images with sizes and calibration. Of a store: its map, its images, and its results, which
-    of them are fresh, and with what parameters they were made.
+    Of a file: its spectrum images with sizes and calibration, and a warning where it is cut off. Of a store: its map,
+    its images, and its results, which of them are fresh, and with what parameters they were made.
 
     \b
     Example:
@@ -43,17 +48,39 @@ def _is_store(what: str) -> bool:
 
 
 def _info_of_file(output: Output, file: str) -> None:
-    from eds_chunked import readers
     from eds_chunked.cli.describing import header_facts, map_lines
 
-    maps = [header_facts(header) for header in readers.describe(file)]
+    headers, damage = _describe(file)
+    if damage:
+        warnings.warn(
+            f"{file} is damaged ({damage}); "
+            f"eds-chunked convert {file} STORE --salvage keeps the whole rows before the damage",
+            stacklevel=2,
+        )
+    maps = [header_facts(header) for header in headers]
     if len(maps) == 1:
         pieces: list[Piece] = [map_lines(maps[0], file)]
     else:
         pieces = [map_lines(facts, f"{file}, map {i} of {len(maps)}") for i, facts in enumerate(maps, start=1)]
         pieces.append(Note(f"Choose one with --map NUMBER: eds-chunked convert {file} STORE --map 1"))
     brief = "\n".join("{} x {} x {}".format(*facts["shape"]) for facts in maps)
-    output.show({"file": file, "maps": maps}, *pieces, brief=brief)
+    output.show({"file": file, "maps": maps, "damage": damage or None}, *pieces, brief=brief)
+
+
+def _describe(file: str) -> tuple[tuple[MapHeader, ...], str]:
+    """Return the headers of a file and what is wrong with it; what cannot be salvaged either is an error."""
+    from eds_chunked import readers
+
+    try:
+        return readers.describe(file), ""
+    except SourceError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # told at the first attempt
+            try:
+                headers = readers.describe(file, salvage=True)
+            except (SourceError, ParameterError):
+                raise error from None
+        return headers, f"{error.what}: found {error.found}, expected {error.expected}"
 
 
 def _info_of_store(output: Output, store: str) -> None:

@@ -19,15 +19,15 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 import numpy as np
 
 from eds_chunked.errors import SourceError, SourceNotFoundError
-from eds_chunked.readers.bruker_blocks import Block, inflate
+from eds_chunked.readers.bruker_blocks import Block, inflate, inflate_part
+from eds_chunked.readers.bruker_stored import CHUNK_HEAD, Stored
 
 Array = np.ndarray[Any, Any]
 
 _PROLOGUE = 0x118
-_CHUNK_HEAD = 32
 _ENTRY = 512
 _DIRECTORY, _TABLE = 1, 5
-_SMALLEST_CHUNK = _CHUNK_HEAD + _ENTRY
+_SMALLEST_CHUNK = CHUNK_HEAD + _ENTRY
 _LARGEST_CHUNK = 1 << 24
 _MOST_ENTRIES = 1 << 16
 _DEEPEST_FOLDER = 50
@@ -112,7 +112,7 @@ class Container:
                 found=f"chunks of {self.chunk_size} bytes",
                 expected=f"{_SMALLEST_CHUNK} to {_LARGEST_CHUNK} bytes",
             )
-        self._room = self.chunk_size - _CHUNK_HEAD
+        self._room = self.chunk_size - CHUNK_HEAD
         self._present = (file_size - _PROLOGUE) // self.chunk_size
         if self._present < self.n_chunks:
             # Whether something that is needed is missing shows when it is read.
@@ -141,7 +141,7 @@ class Container:
             expected=f"chunk {chunk} of {self.n_chunks}",
         )
 
-    def _payloads(self, handle: BinaryIO, first: int, n: int, owner: str) -> Array:
+    def payloads(self, handle: BinaryIO, first: int, n: int, owner: str) -> Array:
         """Read up to ``n`` neighbouring chunks: those before the first that is missing or whose XOR is wrong.
 
         Returns them as (chunks, chunk_size) bytes with their heads; at least one, or else it is an error.
@@ -155,9 +155,9 @@ class Container:
             where = f"byte {self._offset(first):#x}"
             self.fail_in(owner, where, found=f"{len(raw)} bytes", expected="whole chunks")
         chunks = raw.reshape(n, self.chunk_size)
-        used = chunks[:, : _CHUNK_HEAD + self._room // 4 * 4]
+        used = chunks[:, : CHUNK_HEAD + self._room // 4 * 4]
         words = (used if used.shape[1] == self.chunk_size else np.ascontiguousarray(used)).view("<u4")
-        xor = np.bitwise_xor.reduce(words[:, _CHUNK_HEAD // 4 :], axis=1)
+        xor = np.bitwise_xor.reduce(words[:, CHUNK_HEAD // 4 :], axis=1)
         wrong = np.flatnonzero(xor != words[:, 1])
         if len(wrong) and wrong[0] == 0:
             self.fail_in(
@@ -182,7 +182,7 @@ class Container:
                     expected=f"a chain of {n} chunks",
                 )
             seen.add(chunk)
-            data = self._payloads(handle, chunk, 1, owner)[0]
+            data = self.payloads(handle, chunk, 1, owner)[0]
             if data[8] != kind:
                 self.fail_in(
                     owner,
@@ -190,7 +190,7 @@ class Container:
                     found=f"a chunk of kind {data[8]}",
                     expected=f"kind {kind}",
                 )
-            yield data[_CHUNK_HEAD:]
+            yield data[CHUNK_HEAD:]
             chunk = int(data[:4].view("<u4")[0])
 
     def _read_directory(self, handle: BinaryIO) -> dict[str, Entry]:
@@ -230,7 +230,7 @@ class Container:
                 files[path] = entry
         return files
 
-    def _pointers(self, handle: BinaryIO, name: str) -> tuple[Array, SourceError | None]:
+    def pointers(self, handle: BinaryIO, name: str) -> tuple[Array, SourceError | None]:
         """Chunk numbers of a file in file order, and, when salvaging, why there are no more of them."""
         entry, owner = self.files[name], f"chunk table of {name}"
         n = -(-entry.size // self._room)
@@ -260,7 +260,7 @@ class Container:
     def check_disjoint(self, *names: str) -> None:
         """Check that the files ``names`` share no chunk."""
         with self.path.open("rb") as handle:
-            pointers = np.sort(np.concatenate([self._pointers(handle, name)[0] for name in names]))
+            pointers = np.sort(np.concatenate([self.pointers(handle, name)[0] for name in names]))
         shared = pointers[1:][pointers[1:] == pointers[:-1]]
         if len(shared):
             self.fail(
@@ -274,10 +274,11 @@ class Container:
         """Yield what unpacks the content of the file ``name`` from byte ``start`` on, block after block.
 
         Blocks before ``start`` are hopped over by their heads and not inflated. What is yielded may be called in any
-        thread; it verifies its block and raises SourceError where that is damaged.
+        thread; it verifies its block and raises SourceError where that is damaged. When salvaging, what there is of a
+        block that is cut off comes, too, before the error.
         """
         with self.path.open("rb") as handle:
-            stored = _Stored(self, handle, name)
+            stored = Stored(self, handle, name)
             if bytes(stored.peek(4)) != b"AACS":
                 stored.skip(min(start, stored.left))
                 while stored.left:
@@ -292,7 +293,7 @@ class Container:
         """
         return (unpack() for unpack in self.packed(name, start))
 
-    def _packed_blocks(self, stored: _Stored, name: str, start: int) -> Iterator[Callable[[], Block]]:
+    def _packed_blocks(self, stored: Stored, name: str, start: int) -> Iterator[Callable[[], Block]]:
         block_size, n_blocks, method = self._block_head(stored, name)
         if method != _ZLIB:
             self.fail(
@@ -318,12 +319,18 @@ class Container:
                 start -= size
                 stored.skip(packed_size)
                 continue
-            yield partial(self._unpack, stored.take(packed_size), size, crc, start, name, where)
+            try:
+                packed = stored.take(packed_size)
+            except SourceError:
+                if self.salvage:
+                    yield partial(_unpack_part, stored.take_all_there(packed_size), size, start)
+                raise
+            yield partial(self._unpack, packed, size, crc, start, name, where)
             start = 0
         if stored.left:
             warnings.warn(f"{self.path}, {name}: {stored.left} bytes follow the last block; ignored", stacklevel=2)
 
-    def _block_head(self, stored: _Stored, name: str) -> tuple[int, int, int]:
+    def _block_head(self, stored: Stored, name: str) -> tuple[int, int, int]:
         """Block size, number of blocks and method of a compressed file."""
         if stored.left < _BLOCK_FILE_HEAD:
             found = f"{stored.left} bytes"
@@ -342,7 +349,7 @@ class Container:
     def extent(self, name: str) -> tuple[int, int]:
         """Bytes that the file ``name`` has at most, uncompressed, and those of a piece in which they come."""
         with self.path.open("rb") as handle:
-            stored = _Stored(self, handle, name)
+            stored = Stored(self, handle, name)
             if bytes(stored.peek(4)) != b"AACS" or stored.left < _BLOCK_FILE_HEAD:
                 return stored.left, min(stored.left, _READ_AT_ONCE)
             block_size, n_blocks, _ = self._block_head(stored, name)
@@ -362,69 +369,6 @@ def _as_it_is(block: Block) -> Block:
     return block
 
 
-class _Stored:
-    """Stored bytes of a file as a cursor; chunks are read when they are reached, and what is skipped is not."""
-
-    def __init__(self, container: Container, handle: BinaryIO, name: str) -> None:
-        self._container, self._handle, self._name = container, handle, name
-        self._pointers, self._damage = container._pointers(handle, name)
-        self._size = container.files[name].size
-        self._room = container.chunk_size - _CHUNK_HEAD
-        # What is in memory: the bytes from _start on.
-        self._start, self._part = 0, memoryview(b"")
-        self.position = 0
-
-    @property
-    def left(self) -> int:
-        return self._size - self.position
-
-    def take(self, n: int) -> memoryview:
-        """Return the next ``n`` bytes, at most ``left``."""
-        self._load(n)
-        return self._cut(n)
-
-    def take_some(self, most: int) -> memoryview:
-        """Return between one and ``most`` of the bytes that are left: up to the next damage, if there is any."""
-        if not self._here:
-            self._load(1, most)
-        return self._cut(min(most, self._here))
-
-    def peek(self, n: int) -> memoryview:
-        """Return the next ``n`` bytes (fewer at the end) and stay where we are."""
-        self._load(min(n, self.left))
-        return self._part[self.position - self._start :][:n]
-
-    def skip(self, n: int) -> None:
-        """Go on by ``n`` bytes, at most ``left``."""
-        self.position += n
-
-    @property
-    def _here(self) -> int:
-        return max(0, self._start + len(self._part) - self.position)
-
-    def _cut(self, n: int) -> memoryview:
-        at = self.position - self._start
-        taken, self._part = self._part[at : at + n], self._part[at + n :]
-        self.position += n
-        self._start = self.position
-        return taken
-
-    def _load(self, least: int, most: int = 0) -> None:
-        """Have the next ``least`` bytes in memory, and up to ``most`` where they come in the same read."""
-        if self._here >= least:
-            return
-        if self._here == 0:
-            self._start, self._part = self.position // self._room * self._room, memoryview(b"")
-        parts, end = [self._part], self._start + len(self._part)
-        while end < self.position + least:
-            chunk = end // self._room
-            wanted = self._pointers[chunk : -(-(self.position + max(least, most)) // self._room)]
-            if not len(wanted):
-                assert self._damage is not None
-                raise self._damage
-            breaks = np.flatnonzero(np.diff(wanted) != 1)
-            n = int(breaks[0]) + 1 if len(breaks) else len(wanted)
-            chunks = self._container._payloads(self._handle, int(wanted[0]), n, self._name)
-            parts.append(chunks[:, _CHUNK_HEAD:].reshape(-1)[: self._size - end].data)
-            end += len(parts[-1])
-        self._part = memoryview(b"".join(parts)) if len(parts) > 2 or len(parts[0]) else parts[-1]
+def _unpack_part(packed: Block, size: int, start: int) -> Block:
+    # The checksum is that of the whole block. But all bytes that are here are of chunks whose own checksums are right.
+    return memoryview(inflate_part(packed, size))[start:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from itertools import pairwise
@@ -12,10 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from eds_chunked.errors import SourceError
+from eds_chunked.memory import MB
 from eds_chunked.readers.base import Band, Box, ElectronImage, MapHeader
 from eds_chunked.readers.choice import choose
 from eds_chunked.readers.signal import Signal, electron_image, find_maps, is_image
-from eds_chunked.readers.slabs import bands_of_slabs, chunk_edges
+from eds_chunked.readers.slabs import bands_of_slabs, chunk_edges, most_readings, slab_bytes, smallest_memory
 from eds_chunked.readers.whole import scratch_bytes
 
 Array = np.ndarray[Any, Any]
@@ -60,6 +62,8 @@ class ExperimentsReader:
         The file.
     pick
         Name or 1-based number of the spectrum image, where the file has several.
+    memory
+        Budget of the whole process: what it leaves says how many rows of chunks that hold many are read at once.
 
     Raises
     ------
@@ -72,8 +76,9 @@ class ExperimentsReader:
     A line scan is a map of one row. Nothing is ever unpickled.
     """
 
-    def __init__(self, container: Container, *, pick: str | int | None = None) -> None:
+    def __init__(self, container: Container, *, pick: str | int | None = None, memory: str | int | None = None) -> None:
         self._container = container
+        self._largest_slab = slab_bytes(memory)
         path = str(container.path)
         with container.open() as root:
             maps, others = find_maps(path, _signals(root, container))
@@ -84,6 +89,7 @@ class ExperimentsReader:
             chunks = signal.data.chunks
             self._chunk_rows = None if chunks is None or self._layout.row is None else int(chunks[self._layout.row])
             self._scratch = container.scratch_bytes(signal.data)
+            self._told = False
 
     def peak_bytes(self, rows: int, box: Box | None = None) -> int:
         """Bytes that a loop over ``bands(rows, box)`` holds at most: two bands, one slab as stored, and its chunks."""
@@ -98,6 +104,8 @@ class ExperimentsReader:
     def bands(self, rows: int, box: Box | None = None) -> Iterator[Band]:
         """Yield the rows of a box (default: of the whole map), ``rows`` at a time, in unsigned integers.
 
+        Warns, once, where memory is too small to unpack each chunk only once.
+
         Raises
         ------
         CountsError
@@ -106,6 +114,7 @@ class ExperimentsReader:
             A chunk is damaged; all whole rows before it have been yielded.
         """
         whole = box or Box.whole(self.header.shape)
+        self._tell_of_readings(rows, whole)
         with self._container.open() as root:
             data = root["Experiments"][self._name]["data"]
 
@@ -143,8 +152,27 @@ class ExperimentsReader:
                     yield electron_image(signal, np.asarray(signal.data[...]))
 
     def _edges(self, rows: int, box: Box) -> list[int]:
+        return chunk_edges(
+            box, chunk=self._chunk_rows, rows=rows, row_bytes=self._row_bytes(box), largest_slab=self._largest_slab
+        )
+
+    def _row_bytes(self, box: Box) -> int:
         _, width, channels = box.shape
-        return chunk_edges(box, chunk=self._chunk_rows, rows=rows, row_bytes=width * channels * self._stored.itemsize)
+        return int(width * channels * self._stored.itemsize)
+
+    def _tell_of_readings(self, rows: int, box: Box) -> None:
+        # What is not packed is read in parts, too, at no cost.
+        if self._told or self._chunk_rows is None or not self._scratch:
+            return
+        times = most_readings(self._edges(rows, box), chunk=self._chunk_rows)
+        if times > 1:
+            self._told = True
+            slab = min(self._chunk_rows, box.shape[0]) * self._row_bytes(box)
+            warnings.warn(
+                f"{self._container.path}: its chunks hold {self._chunk_rows} rows, more than there is memory for, so "
+                f"that each is unpacked {times} times; once with --memory {smallest_memory(slab) // MB}MB",
+                stacklevel=3,
+            )
 
 
 def describe(container: Container) -> tuple[MapHeader, ...]:
@@ -183,6 +211,8 @@ def _child(group: Any, name: str) -> Any:
     """Return a group or array, or None where there is none that its library can open."""
     try:
         return group[name]
+    except MemoryError:
+        raise  # of this machine, not of the file
     except Exception:  # a broken link, a type or codec that is not known: each library has its own words for it
         return None
 

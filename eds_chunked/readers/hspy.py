@@ -19,8 +19,8 @@ Array = np.ndarray[Any, Any]
 class HspyReader(experiments.ExperimentsReader):
     """Stream one spectrum image of a .hspy file; see :class:`eds_chunked.readers.experiments.ExperimentsReader`."""
 
-    def __init__(self, path: str | Path, *, pick: str | int | None = None) -> None:
-        super().__init__(_Hdf5(Path(path)), pick=pick)
+    def __init__(self, path: str | Path, *, pick: str | int | None = None, memory: str | int | None = None) -> None:
+        super().__init__(_Hdf5(Path(path)), pick=pick, memory=memory)
 
 
 def describe(path: str | Path) -> tuple[MapHeader, ...]:

@@ -1,26 +1,25 @@
 """Lispix .rpl/.raw: a text file of sizes and types beside a bare string of numbers.
 
 Format: D. S. Bright, Lispix documentation, NIST ("raw file format"); the calibration keys ``depth-scale``,
-``width-units`` and so on are HyperSpy's. The counts are read with plain reads into one buffer, never mapped: mapped
-pages count as resident memory.
+``width-units`` and so on are HyperSpy's.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NoReturn
 
 import numpy as np
 
 from eds_chunked.errors import SourceError, SourceNotFoundError
 from eds_chunked.readers.base import Band, Box, ElectronImage, MapHeader
 from eds_chunked.readers.choice import choose
+from eds_chunked.readers.flat import FlatCounts
 from eds_chunked.readers.units import in_kev, in_um
-from eds_chunked.readers.whole import counts_dtype, needs_check, scratch_bytes, store_counts
+from eds_chunked.readers.whole import counts_dtype
 from eds_chunked.schema import SEM, TEM
 
 Array = np.ndarray[Any, Any]
@@ -31,10 +30,6 @@ _LENGTHS = {"u": (1, 2, 4, 8), "i": (1, 2, 4, 8), "f": (4, 8)}
 
 # The oldest Lispix files, and those of INCA, are Lisp lists: (WIDTH 200), (MLX::RECORD-BY :VECTOR).
 _LISP = re.compile(r"\(\s*(?:MLX::)?([A-Za-z][\w-]*)[\s:]+([^()\s]*)\s*\)", re.IGNORECASE)
-
-# Planes are read in groups of about this size: large enough for long runs of writes, small beside a band.
-_GROUP_BYTES = 4 << 20
-_GROUP_CHANNELS = 64
 
 # No map has pixels of 2 mm: a larger "m" is a "um" whose micro sign was lost in a Latin-1 file.
 _LARGEST_PIXEL_IN_METRES = 2e-3
@@ -81,165 +76,53 @@ class RippleReader:
                 expected="a spectrum image: record-by vector or image, and depth at least 2",
                 fix="name the .rpl of the map, or set record-by and depth in it",
             )
-        self._stored = check.dtype()
-        self._offset = check.whole("offset", default=0)
-        self._row_bytes = width * depth * self._stored.itemsize
-        if not salvage or self._raw.stat().st_size > self._offset + height * self._row_bytes:
-            self._check_size(height)
+        stored = check.dtype()
+        self._counts = FlatCounts(
+            self._raw,
+            offset=check.whole("offset", default=0),
+            shape=(height, width, depth),
+            stored=stored,
+            by_image=self._by_image,
+            fail=self._fail_size,
+        )
+        if not salvage or self._raw.stat().st_size > self._counts.end:
+            self._check_size()
         else:
-            self._check_rest(height)
-        self.header = _header(keys, check, source=str(self._rpl), shape=(height, width, depth), stored=self._stored)
+            self._check_rest()
+        self.header = _header(keys, check, source=str(self._rpl), shape=(height, width, depth), stored=stored)
         choose(str(self._rpl), maps=[(self.header.title or self._rpl.stem, self.header.shape)], pick=pick)
 
     def peak_bytes(self, rows: int, box: Box | None = None) -> int:
-        """Bytes that a loop over ``bands(rows, box)`` holds at most: the caller's band, the next one, and scratch."""
-        whole = box or Box.whole(self.header.shape)
-        height, width, channels = whole.shape
-        rows = min(rows, height)
-        band = rows * width * channels * self.header.dtype.itemsize
-        if self._by_image:
-            group = self._group_channels(rows, whole)
-            scratch = rows * width * group * self._stored.itemsize + self._plane_bytes(rows, whole)
-            scratch += scratch_bytes(self._stored, values=width * group)
-        elif self._in_place(whole):
-            scratch = 0
-        else:
-            scratch = width * self.header.shape[2] * self._stored.itemsize
-            scratch += scratch_bytes(self._stored, values=width * channels)
-        # NumPy's own buffers when it swaps bytes, and the interpreter's small objects.
-        return min(2, math.ceil(height / rows)) * band + scratch + (1 << 18)
+        """Bytes that a loop over ``bands(rows, box)`` holds at most."""
+        return self._counts.peak_bytes(rows, box or Box.whole(self.header.shape))
 
     def bands(self, rows: int, box: Box | None = None) -> Iterator[Band]:
-        """Yield the rows of a box (default: of the whole map), ``rows`` at a time, in unsigned integers.
-
-        Raises
-        ------
-        CountsError
-            A signed or float value is negative, not whole, NaN or too large.
-        SourceError
-            The .raw file is cut off, or became shorter while it was read; recorded by vector, all whole rows that it
-            has have been yielded.
-        """
-        whole = box or Box.whole(self.header.shape)
-        _, width, channels = whole.shape
-        with open(self._raw, "rb", buffering=0) as file:
-            for y0 in range(whole.ys.start, whole.ys.stop, rows):
-                wanted = min(rows, whole.ys.stop - y0)
-                there = wanted if self._by_image else max(0, min(wanted, self._rows_in(file) - y0))
-                if there:
-                    counts = np.empty((there, width, channels), self.header.dtype)
-                    if self._by_image:
-                        self._fill_by_image(file, counts, whole, y0)
-                    else:
-                        self._fill_by_vector(file, counts, whole, y0)
-                    yield Band(y0, there, counts)
-                    # The caller has the band now; a second name would keep it alive while the next one is made.
-                    del counts
-                if there < wanted:
-                    self._check_size(self.header.shape[0])
+        """Yield the rows of a box (default: of the whole map); see :class:`eds_chunked.readers.flat.FlatCounts`."""
+        return self._counts.bands(rows, box or Box.whole(self.header.shape))
 
     def images(self) -> Iterator[ElectronImage]:
         """Yield nothing: the format holds one map and no images."""
         return iter(())
 
-    def _in_place(self, box: Box) -> bool:
-        """Say whether what is read by vector can go straight to where it belongs."""
-        return not needs_check(self._stored) and box.channels == slice(0, self.header.shape[2])
+    def _check_size(self) -> None:
+        found = self._raw.stat().st_size
+        if found != self._counts.end:
+            self._fail_size(found, self._counts.end)
 
-    def _fill_by_vector(self, file: BinaryIO, counts: Array, box: Box, y0: int) -> None:
-        _, width, channels = self.header.shape
-        in_place = self._in_place(box)
-        if in_place and box.xs == slice(0, width):
-            file.seek(self._offset + y0 * self._row_bytes)
-            self._read(file, counts)
-        else:
-            row = np.empty((1, 0 if in_place else counts.shape[1], channels), self._stored)
-            for i in range(len(counts)):
-                file.seek(self._offset + (y0 + i) * self._row_bytes + box.xs.start * channels * self._stored.itemsize)
-                if in_place:
-                    self._read(file, counts[i])
-                    continue
-                self._read(file, row)
-                store_counts(
-                    row[:, :, box.channels],
-                    counts[i : i + 1],
-                    source=str(self._raw),
-                    y0=y0 + i,
-                    x0=box.xs.start,
-                    channel0=box.channels.start,
-                )
-        if in_place and not self._stored.isnative:
-            counts.byteswap(inplace=True)
+    def _fail_size(self, found: int, expected: int) -> NoReturn:
+        raise SourceError(
+            str(self._raw),
+            found=f"{found} bytes",
+            expected=f"{expected} bytes (offset + width x height x depth x data-length of {self._rpl.name})",
+            fix=f"copy the file again, it is truncated; eds-chunked convert {self._rpl} STORE --salvage keeps its "
+            "whole rows"
+            if found < expected
+            else f"correct {self._rpl.name}",
+        )
 
-    def _fill_by_image(self, file: BinaryIO, counts: Array, box: Box, y0: int) -> None:
-        height, width, _ = self.header.shape
-        rows, columns, channels = counts.shape
-        step = self._group_channels(rows, box)
-        planes = np.empty((step, rows, columns), self._stored)
-        plane = np.empty((rows, width), self._stored) if columns < width else None
-        for c0 in range(0, channels, step):
-            group = planes[: min(step, channels - c0)]
-            for c, part in enumerate(group, box.channels.start + c0):
-                file.seek(self._offset + (c * height + y0) * width * self._stored.itemsize)
-                if plane is None:
-                    self._read(file, part)
-                else:
-                    self._read(file, plane)
-                    part[...] = plane[:, box.xs]
-            store_counts(
-                group.transpose(1, 2, 0),
-                counts[:, :, c0 : c0 + len(group)],
-                source=str(self._raw),
-                y0=y0,
-                x0=box.xs.start,
-                channel0=box.channels.start + c0,
-            )
-
-    def _group_channels(self, rows: int, box: Box) -> int:
-        _, width, channels = box.shape
-        plane = rows * width * self._stored.itemsize
-        return min(channels, _GROUP_CHANNELS, max(8, _GROUP_BYTES // plane))
-
-    def _plane_bytes(self, rows: int, box: Box) -> int:
-        width = self.header.shape[1]
-        return rows * width * self._stored.itemsize if box.shape[1] < width else 0
-
-    def _read(self, file: BinaryIO, out: Array) -> None:
-        view = out.reshape(-1).view(np.uint8).data
-        done = 0
-        while done < len(view):
-            # One read gives 2 GB at most, and may give less.
-            n = file.readinto(view[done:])  # type: ignore[attr-defined]
-            if not n:
-                self._check_size(self.header.shape[0])
-                raise SourceError(
-                    str(self._raw),
-                    found=f"its end at byte {file.tell()}",
-                    expected="more counts",
-                    fix="copy the file again",
-                )
-            done += n
-
-    def _rows_in(self, file: BinaryIO) -> int:
-        """Whole rows that the .raw has, recorded by vector."""
-        return (os.fstat(file.fileno()).st_size - self._offset) // self._row_bytes
-
-    def _check_size(self, height: int) -> None:
-        found, expected = self._raw.stat().st_size, self._offset + height * self._row_bytes
-        if found != expected:
-            raise SourceError(
-                str(self._raw),
-                found=f"{found} bytes",
-                expected=f"{expected} bytes (offset + width x height x depth x data-length of {self._rpl.name})",
-                fix=f"copy the file again, it is truncated; eds-chunked convert {self._rpl} STORE --salvage keeps its "
-                "whole rows"
-                if found < expected
-                else f"correct {self._rpl.name}",
-            )
-
-    def _check_rest(self, height: int) -> None:
+    def _check_rest(self) -> None:
         """Check that something can be saved of a .raw that may be cut off."""
-        found, expected = self._raw.stat().st_size, self._offset + height * self._row_bytes
+        found, expected = self._raw.stat().st_size, self._counts.end
         if found == expected:
             return
         if self._by_image:
@@ -249,11 +132,11 @@ class RippleReader:
                 expected="record-by vector, where the whole rows before the end can be saved",
                 fix="copy the file again",
             )
-        if found - self._offset < self._row_bytes:
+        if not self._counts.whole_rows:
             raise SourceError(
                 str(self._raw),
                 found=f"{found} of {expected} bytes",
-                expected=f"at least one whole row of {self._row_bytes} bytes",
+                expected=f"at least one whole row of {self._counts.row_bytes} bytes",
                 fix="copy the file again",
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import math
@@ -16,22 +17,27 @@ from eds_chunked.errors import SourceError
 from eds_chunked.readers.ahead import Ahead, look_ahead
 from eds_chunked.readers.base import Band, Box, ElectronImage, MapHeader
 from eds_chunked.readers.choice import choose
+from eds_chunked.readers.gatan import bare_counts
+from eds_chunked.readers.rosetta_log import rosetta_log
 from eds_chunked.readers.signal import Signal, electron_image, find_maps, is_image
-from eds_chunked.readers.slabs import bands_of_slabs, chunk_edges
+from eds_chunked.readers.slabs import bands_of_slabs, chunk_edges, slab_bytes
 from eds_chunked.readers.whole import scratch_bytes
 
 Array = np.ndarray[Any, Any]
 
 # These have readers of their own here.
 _OWN = ("HSPY", "ZSPY", "Ripple")
+_OWN_SUFFIXES = (".bcf", ".spd")
 
 
 class RosettaReader:
     """Read one spectrum image through RosettaSciIO.
 
-    Where the format's plugin gives a dask array (.spd, .dm3 and .dm4, .emd of the Berkeley kind, .nxs), only the
-    chunks of a few rows are computed at a time, on this thread. Where it can only load the whole map (.emd of Velox,
-    .pts), that is done when the first band is asked for, and :meth:`peak_bytes` says what it takes before.
+    Where the format's plugin gives a dask array (.emd of the Berkeley kind, .nxs), only the chunks of a few rows are
+    computed at a time, on this thread. Where it tells the place of the counts in the file (.dm3 and .dm4), they are
+    read from there: its own array is mapped memory, of which far more becomes resident than is asked for. Where it can
+    only load the whole map (.emd of Velox, .pts), that is done when the first band is asked for, and
+    :meth:`peak_bytes` says what it takes before.
 
     Parameters
     ----------
@@ -52,13 +58,15 @@ class RosettaReader:
 
     def __init__(self, path: str | Path, *, pick: str | int | None = None, memory: str | int | None = None) -> None:
         self._path = Path(path)
-        self._ahead = look_ahead(self._path, memory=memory)
-        self._signals = _load(self._path) if self._ahead is None else list(self._ahead.signals)
+        self._ahead, self._signals = _look(self._path, memory=memory)
         maps, others = find_maps(str(path), self._signals)
         self._index = choose(str(path), maps=[(m.signal.name, m.header.shape) for m in maps], pick=pick, others=others)
         self.header, self._layout, signal = maps[self._index]
         self._data: Any = signal.data
         self._stored = np.dtype(signal.data.dtype)
+        self._bare = bare_counts(self._path, maps[self._index])
+        # A slab is there twice while its parts are joined.
+        self._largest_slab = slab_bytes(memory) // 2
 
     def peak_bytes(self, rows: int, box: Box | None = None) -> int:
         """Bytes that a loop over ``bands(rows, box)`` holds at most, over what the process holds now.
@@ -66,6 +74,8 @@ class RosettaReader:
         For a file that is still to be loaded whole, that includes loading it, whatever the box.
         """
         whole = box or Box.whole(self.header.shape)
+        if self._bare is not None:
+            return self._bare.peak_bytes(rows, whole)
         height, width, channels = whole.shape
         rows = min(rows, height)
         bands: int = min(2, math.ceil(height / rows)) * rows * width * channels * self.header.dtype.itemsize
@@ -91,6 +101,9 @@ class RosettaReader:
             A file that is loaded whole cannot be read.
         """
         whole = box or Box.whole(self.header.shape)
+        if self._bare is not None:
+            yield from self._bare.bands(rows, whole)
+            return
         self._load_ahead()
 
         def read(y0: int, y1: int) -> Array:
@@ -141,7 +154,8 @@ class RosettaReader:
         if self._data.npartitions == 1:
             # Nothing says that a part of it can be had for less than all of it.
             return [box.ys.start, box.ys.stop]
-        return chunk_edges(box, chunk=max(self._data.chunks[self._layout.row]), rows=rows, row_bytes=row_bytes)
+        chunk = max(self._data.chunks[self._layout.row])
+        return chunk_edges(box, chunk=chunk, rows=rows, row_bytes=row_bytes, largest_slab=self._largest_slab)
 
 
 def describe(path: str | Path) -> tuple[MapHeader, ...]:
@@ -149,54 +163,74 @@ def describe(path: str | Path) -> tuple[MapHeader, ...]:
 
     Formats whose plugin cannot wait are read whole; the others read no counts.
     """
-    ahead = look_ahead(Path(path))
-    maps, others = find_maps(str(path), _load(Path(path)) if ahead is None else ahead.signals)
+    _, signals = _look(Path(path))
+    maps, others = find_maps(str(path), signals)
     if not maps:
         choose(str(path), maps=[], pick=None, others=others)
+    for found in maps:
+        bare_counts(Path(path), found)
     return tuple(found.header for found in maps)
 
 
 def suffixes() -> tuple[str, ...]:
-    """Return the suffixes that RosettaSciIO can read, in lower case with their dot."""
-    from rsciio import IO_PLUGINS
+    """Return the suffixes that RosettaSciIO reads for us, in lower case with their dot."""
+    found = {f".{suffix}" for plugin in _plugins() for suffix in _suffixes_of(plugin)}
+    return tuple(sorted(found.difference(_OWN_SUFFIXES)))
 
-    return tuple(sorted({f".{s.lower()}" for p in IO_PLUGINS if p["name"] not in _OWN for s in p["file_extensions"]}))
+
+def _plugins() -> list[Mapping[str, Any]]:
+    with rosetta_log():
+        from rsciio import IO_PLUGINS
+    return [plugin for plugin in IO_PLUGINS if plugin["name"] not in _OWN]
+
+
+def _suffixes_of(plugin: Mapping[str, Any]) -> set[str]:
+    return {suffix.lower() for suffix in plugin["file_extensions"]}
+
+
+def _look(path: Path, *, memory: str | int | None = None) -> tuple[Ahead | None, list[Signal]]:
+    """Return the signals of a file: of one that is loaded whole without their counts, and what loading them takes."""
+    with rosetta_log():
+        ahead = look_ahead(path, memory=memory)
+    return ahead, _load(path) if ahead is None else list(ahead.signals)
 
 
 def _load(path: Path, ahead: Ahead | None = None) -> list[Signal]:
     """Return the signals of the file; of several plugins for one suffix, the first that can read it."""
-    from rsciio import IO_PLUGINS
-
     suffix = path.suffix.lower().lstrip(".")
-    plugins = [
-        plugin
-        for plugin in IO_PLUGINS
-        if plugin["name"] not in _OWN and suffix in (s.lower() for s in plugin["file_extensions"])
-    ]
+    plugins = [plugin for plugin in _plugins() if suffix in _suffixes_of(plugin)]
     failures: list[str] = []
     missing = ""
     for plugin in plugins:
-        # The plugins raise whatever their parsing meets, so every error means: not this one.
-        try:
-            read = importlib.import_module(plugin["api"]).file_reader
-        except Exception as error:
-            failures.append(f"{plugin['name']}: {type(error).__name__}: {error}")
-            continue
-        for options in _options(read) if ahead is None else [ahead.options]:
+        with rosetta_log():
+            # The plugins raise whatever their parsing meets, so every error means: not this one.
             try:
-                signals = [signal for signal in read(str(path), **options) if "data" in signal]
+                read = importlib.import_module(plugin["api"]).file_reader
             except Exception as error:
-                missing = missing or (_package(error) if isinstance(error, ModuleNotFoundError) else "")
                 failures.append(f"{plugin['name']}: {type(error).__name__}: {error}")
                 continue
-            # Some lazy modes give sparse arrays; those formats are read at once.
-            if all(isinstance(s["data"], np.ndarray) or _is_dask(s["data"]) for s in signals):
-                return [_signal(signal) for signal in signals]
+            for options in _options(read) if ahead is None else [ahead.options]:
+                try:
+                    signals = [signal for signal in read(str(path), **options) if "data" in signal]
+                except Exception as error:
+                    missing = missing or (_package(error) if isinstance(error, ModuleNotFoundError) else "")
+                    failures.append(f"{plugin['name']}: {type(error).__name__}: {error}")
+                    continue
+                # Some lazy modes give sparse arrays; those formats are read at once.
+                if all(isinstance(s["data"], np.ndarray) or _is_dask(s["data"]) for s in signals):
+                    return [_signal(signal) for signal in signals]
+    if missing:
+        raise SourceError(
+            str(path),
+            found=f"no package {missing!r}, without which RosettaSciIO does not read this format",
+            expected=f"{missing} installed beside eds_chunked",
+            fix=f"pip install {missing}",
+        )
     raise SourceError(
         str(path),
         found="; ".join(dict.fromkeys(failures)) or f"the suffix {path.suffix!r}",
         expected=f"a file that RosettaSciIO reads as {' or '.join(p['name'] for p in plugins) or 'one of its formats'}",
-        fix=f"pip install {missing}" if missing else "copy the file again, or export the map as .rpl/.raw or .hspy",
+        fix="copy the file again, or export the map as .rpl/.raw or .hspy",
     )
 
 
@@ -219,6 +253,32 @@ def _signal(found: Mapping[str, Any]) -> Signal:
     if all("index_in_array" in axis for axis in axes):
         # The index may be counted from the end: the energy axis of a .spd has -1.
         axes.sort(key=lambda axis: int(axis["index_in_array"]) % n)
-    metadata = found.get("metadata", {})
+    original = found.get("original_metadata", {})
+    metadata = _mapped(found.get("metadata", {}), original, found.get("mapping", {}))
     name = str(metadata.get("General", {}).get("title", ""))
-    return Signal(name, found["data"], axes, metadata, found.get("original_metadata", {}))
+    return Signal(name, found["data"], axes, metadata, original)
+
+
+def _mapped(metadata: Mapping[str, Any], original: Mapping[str, Any], mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata with what a plugin says that is to be had of the file's own (beam energy, live time, ...).
+
+    ``mapping`` has, for a dotted path of the file's metadata, the path in HyperSpy's and a function or None.
+    """
+    tree: dict[str, Any] = copy.deepcopy(dict(metadata))
+    for source, (target, convert) in mapping.items():
+        value: Any = original
+        for name in source.split("."):
+            # A blank in a key of the file may be an underscore here.
+            keys = value if isinstance(value, Mapping) else {}
+            value = next((keys[key] for key in keys if key.replace(" ", "_") == name.replace(" ", "_")), None)
+        try:
+            value = convert(value) if value is not None and convert is not None else value
+        except Exception:  # what a plugin makes of a value that it does not expect is its own choice
+            continue
+        if value is not None:
+            *path, last = target.split(".")
+            group = tree
+            for name in path:
+                group = group.setdefault(name, {})
+            group[last] = value
+    return tree

@@ -135,7 +135,7 @@ def find_maps(source: str, signals: Iterable[Signal]) -> tuple[list[FoundMap], l
         shape, dtype = signal.data.shape, signal.data.dtype
         try:
             layout = find_layout(
-                signal.axes, shape=shape, dtype=dtype, signal_type=str(_at(signal.metadata, "Signal", "signal_type"))
+                signal.axes, shape=shape, dtype=dtype, signal_type=str(at(signal.metadata, "Signal", "signal_type"))
             )
         except NotAMapError as reason:
             others.append(f"{signal.name or f'signal {number}'!r}: {reason}")
@@ -153,7 +153,7 @@ def _header(source: str, signal: Signal, layout: Layout) -> MapHeader:
     beam, live, real = (
         _instrument(metadata, *keys) for keys in (("beam_energy",), (*_EDS, "live_time"), (*_EDS, "real_time"))
     )
-    title = str(_at(metadata, "General", "title") or signal.name)
+    title = str(at(metadata, "General", "title") or signal.name)
     return MapHeader(
         source=source,
         shape=layout.shape(signal.data.shape),
@@ -213,27 +213,28 @@ def is_image(signal: Signal) -> bool:
 
 
 def _signal_type(metadata: Mapping[str, Any]) -> str:
-    stated = str(_at(metadata, "Signal", "signal_type")).upper()
+    stated = str(at(metadata, "Signal", "signal_type")).upper()
     if "TEM" in stated or "SEM" in stated:
         return TEM if "TEM" in stated else SEM
-    instrument = _at(metadata, "Acquisition_instrument") or {}
+    instrument = at(metadata, "Acquisition_instrument") or {}
     return TEM if "TEM" in instrument and "SEM" not in instrument else SEM
 
 
 def _instrument(metadata: Mapping[str, Any], *keys: str) -> float | None:
     for kind in ("SEM", "TEM"):
-        value = _number(_at(metadata, "Acquisition_instrument", kind, *keys))
+        value = _number(at(metadata, "Acquisition_instrument", kind, *keys))
         if value is not None and value > 0:
             return value
     return None
 
 
 def _elements(metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    elements = _at(metadata, "Sample", "elements")
+    elements = at(metadata, "Sample", "elements")
     return tuple(map(str, elements)) if isinstance(elements, list | tuple | np.ndarray) else ()
 
 
-def _at(tree: Any, *keys: str) -> Any:
+def at(tree: Any, *keys: str) -> Any:
+    """Return what a tree has under keys within keys, or None."""
     for key in keys:
         tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree

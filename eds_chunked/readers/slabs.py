@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from eds_chunked import memory as machine
 from eds_chunked.errors import SourceError
+from eds_chunked.memory import MB, RESERVE
 from eds_chunked.readers.base import Band, Box
 from eds_chunked.readers.whole import store_counts
 
@@ -15,10 +18,29 @@ Array = np.ndarray[Any, Any]
 
 # A row of chunks is read whole, and each chunk once, up to this size; beyond it memory comes first.
 _SLAB_BYTES = 64 << 20
+# The same where the budget is known: this share of what it leaves once everything is imported.
+_SHARE = 8
+_IMPORTED = 250 * MB
 
 
-def chunk_edges(box: Box, *, chunk: int | None, rows: int, row_bytes: int) -> list[int]:
-    """Return the rows at which slabs begin, and the row after the last: rows of chunks if they fit, else bands.
+def slab_bytes(memory: str | int | None) -> int:
+    """Return the bytes that a slab may have within a budget of the whole process."""
+    return max(0, machine.resolve_limit(memory) - _base()) // _SHARE
+
+
+def smallest_memory(slab: int) -> int:
+    """Return the budget within which a slab of so many bytes is read whole, rounded up so that it can be typed."""
+    return -(-(_base() + _SHARE * slab) // (10 * MB)) * 10 * MB
+
+
+def _base() -> int:
+    return max(machine.resident(), _IMPORTED) + RESERVE
+
+
+def chunk_edges(
+    box: Box, *, chunk: int | None, rows: int, row_bytes: int, largest_slab: int | None = None
+) -> list[int]:
+    """Return the rows at which slabs begin, and the row after the last: rows of chunks if they fit, else parts of them.
 
     Parameters
     ----------
@@ -30,15 +52,26 @@ def chunk_edges(box: Box, *, chunk: int | None, rows: int, row_bytes: int) -> li
         Rows of a band.
     row_bytes
         Bytes of a row of the box, as it is stored.
+    largest_slab
+        Bytes that a slab may have if it is to be higher than a band.
     """
     start, stop = box.ys.start, box.ys.stop
     step = min(rows, stop - start)
-    if chunk is not None:
-        # As many whole rows of chunks as a band has room for, one at least.
-        aligned = chunk * max(1, step // chunk)
-        if aligned <= step or min(aligned, stop - start) * row_bytes <= _SLAB_BYTES:
-            return [start, *range((start // aligned + 1) * aligned, stop, aligned), stop]
-    return [*range(start, stop, step), stop]
+    if chunk is None:
+        return [*range(start, stop, step), stop]
+    largest = _SLAB_BYTES if largest_slab is None else largest_slab
+    # As many whole rows of chunks as a band has room for, one at least.
+    aligned = part = chunk * max(1, step // chunk)
+    if aligned > step and min(aligned, stop - start) * row_bytes > largest:
+        # Equal parts, as few as there may be: each of them unpacks the whole chunks.
+        part = -(-chunk // -(-chunk // max(step, largest // row_bytes)))
+    inner = (y for top in range(start // aligned * aligned, stop, aligned) for y in range(top, top + aligned, part))
+    return [start, *(y for y in inner if start < y < stop), stop]
+
+
+def most_readings(edges: Sequence[int], *, chunk: int) -> int:
+    """Return how many slabs have a part of the same row of chunks, at most."""
+    return max(Counter(y // chunk for y in edges[:-1]).values())
 
 
 def bands_of_slabs(

@@ -35,8 +35,8 @@ class ZspyReader(experiments.ExperimentsReader):
     first pass over the counts warns of it. zarr refuses arrays of pickled objects.
     """
 
-    def __init__(self, path: str | Path, *, pick: str | int | None = None) -> None:
-        super().__init__(_Zarr(Path(path)), pick=pick)
+    def __init__(self, path: str | Path, *, pick: str | int | None = None, memory: str | int | None = None) -> None:
+        super().__init__(_Zarr(Path(path)), pick=pick, memory=memory)
         self._chunks_counted = False
 
     def bands(self, rows: int, box: Box | None = None) -> Iterator[Band]:
