@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-NAMES = ("codec", "conversion", "fuzz_bcf", "growth")
+NAMES = ("advice", "codec", "conversion", "decomposition", "fuzz_bcf", "growth", "nmf_accuracy", "nmf_order")
 
 
 def main() -> None:

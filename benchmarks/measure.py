@@ -17,18 +17,15 @@ from pathlib import Path
 from time import perf_counter
 
 import eds_chunked as edc
-from benchmarks.tasks import CONVERT, DRAW, NEEDS, Measurement, Task
+from benchmarks.tasks import CONVERT, DRAW, NEEDS, TINY, Measurement, Task
 from eds_chunked import memory, schema, workflow
 
 N_PHASES = 4
 BAND_ROWS = 64
 
-# Two tiles a side, so that joining blocks is warm as well; all channels, since they decide dtypes and so what is
-# compiled.
-_WARM_SHAPE = (72, 80)
 
-
-def _rock(task: Task) -> edc.synthetic.Rock:
+def rock_of(task: Task) -> edc.synthetic.Rock:
+    """Return the synthetic rock of a task."""
     n_channels = task.shape[2]
     # The same energy range for any number of channels, so that every phase keeps its lines.
     return edc.synthetic.rock(
@@ -38,13 +35,13 @@ def _rock(task: Task) -> edc.synthetic.Rock:
 
 def _draw(task: Task) -> None:
     """Make the counts and drop them: the part of convert that is the rock's and not the package's."""
-    for band in _rock(task).bands(BAND_ROWS):
+    for band in rock_of(task).bands(BAND_ROWS):
         del band
 
 
 _RUN: dict[str, Callable[[Task], object]] = {
     DRAW: _draw,
-    CONVERT: lambda task: edc.convert(_rock(task), task.store, memory=task.memory),
+    CONVERT: lambda task: edc.convert(rock_of(task), task.store, memory=task.memory),
     schema.PCA: lambda task: workflow.pca_step(task.store, memory=task.memory),
     schema.NMF: lambda task: workflow.nmf_step(task.store, n_components=N_PHASES, memory=task.memory),
     schema.PHASES: lambda task: workflow.phases_step(task.store),
@@ -56,12 +53,14 @@ _RUN: dict[str, Callable[[Task], object]] = {
 def warm_up(task: Task) -> None:
     """Take a tiny map through the step and those before it: imports, compiled kernels, caches of libraries."""
     with tempfile.TemporaryDirectory() as folder:
-        tiny = replace(task, store=str(Path(folder) / "tiny.zarr"), shape=(*_WARM_SHAPE, task.shape[2]))
+        # All channels, since they decide dtypes and so what is compiled.
+        tiny = replace(task, store=str(Path(folder) / "tiny.zarr"), shape=(*TINY, task.shape[2]))
         for step in (*NEEDS[task.step], task.step):
             _RUN[step](tiny)
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
+    """Start the peak of this process anew."""
     # The warm-up's peak would hide that of a small map, and with it any growth. On Linux a process can reset its own.
     Path("/proc/self/clear_refs").write_text("5")
 
@@ -70,7 +69,7 @@ def measure(task: Task) -> Measurement:
     """Run a step on a warm process ``task.passes`` times."""
     memory.return_freed_memory_to_the_system()
     memory.release()
-    _forget_peak()
+    forget_peak()
     idle = memory.resident()
     seconds = []
     for _ in range(task.passes):

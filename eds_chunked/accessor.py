@@ -34,6 +34,18 @@ class EdsAccessor:
             return analysis_window(self._ds)
         return analysis_window(self._ds, (-math.inf if low is None else low, math.inf if high is None else high))
 
+    def exclude(self, **what: Any) -> xr.Dataset:
+        """See :func:`eds_chunked.exclude`."""
+        from eds_chunked.engine.exclusion import exclude
+
+        return exclude(self._ds, **what)
+
+    def rebin(self, *, y: int = 1, x: int = 1, energy: int = 1) -> xr.Dataset:
+        """See :func:`eds_chunked.rebin`."""
+        from eds_chunked.engine.binning import rebin
+
+        return rebin(self._ds, y=y, x=x, energy=energy)
+
     def pca(self, **options: Any) -> xr.Dataset:
         """See :func:`eds_chunked.pca`."""
         from eds_chunked.decomposition.principal import pca

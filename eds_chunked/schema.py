@@ -196,6 +196,7 @@ PARENT_ID = "parent_id"
 PARAMETERS = "parameters"
 IMPORTED_FROM = "imported_from"
 N_PHASES = "n_phases"
+PHASE_NAMES = "phase_names"
 
 SEM = "EDS_SEM"
 TEM = "EDS_TEM"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,15 +21,28 @@ import xarray as xr
 
 from eds_chunked import memory as budget
 from eds_chunked import schema
-from eds_chunked.decomposition.advice import ComponentAdvice, advise_components
+from eds_chunked.decomposition.advice import (
+    CRITICAL_VARIANCE,
+    ComponentAdvice,
+    advise_components,
+    check_critical_variance,
+)
 from eds_chunked.decomposition.exact import exact_need
 from eds_chunked.decomposition.low_rank import reconstruct
 from eds_chunked.decomposition.nonnegative import nmf
 from eds_chunked.decomposition.principal import pca
+from eds_chunked.decomposition.residuals import residual
+from eds_chunked.engine.binning import rebin
 from eds_chunked.engine.blocks import Blocks
-from eds_chunked.errors import ParameterError, StoreExistsError
+from eds_chunked.engine.exclusion import exclude
+from eds_chunked.engine.mask_file import read_pixel_mask
+from eds_chunked.errors import ParameterError, StoreExistsError, StoreFullError
 from eds_chunked.grains.split import separate_grains
 from eds_chunked.grains.statistics import compare_phases
+from eds_chunked.interchange.decompositions import Results
+from eds_chunked.interchange.learning_results import read_learning_results, write_learning_results
+from eds_chunked.phases.clustering import cluster
+from eds_chunked.phases.elements import identify_elements
 from eds_chunked.phases.modal import modal_table
 from eds_chunked.phases.segment import segment_phases
 from eds_chunked.phases.sums import phase_spectra
@@ -46,9 +60,10 @@ from eds_chunked.store.backend import (
 )
 from eds_chunked.store.calibration import calibrate
 from eds_chunked.store.conversion import convert
+from eds_chunked.store.export import export
 from eds_chunked.store.layout import ROOT_DOCUMENT, tile_shape
 from eds_chunked.store.opening import open_map
-from eds_chunked.store.results import load_fresh, save
+from eds_chunked.store.results import load, load_fresh, save
 from eds_chunked.store.source import CountsSource
 
 Window = tuple[float, float]
@@ -85,32 +100,95 @@ def _check_window(window: Window, first: float, last: float, unit: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Part:
+    """What of a map is analysed, beside the window of energies.
+
+    ``bins`` are rows, columns and channels that are added up first; the others then are of bins. ``mask`` is a file
+    (see :func:`eds_chunked.engine.mask_file.read_pixel_mask`), or the address of a result that left out the same
+    pixels, and ``exclude_energy`` and ``min_counts`` are as for :func:`eds_chunked.exclude`.
+    """
+
+    bins: tuple[int, int, int] | None = None
+    exclude_energy: tuple[Window, ...] = ()
+    min_counts: float | None = None
+    mask: str | None = None
+
+    def of(self, store: Location) -> xr.Dataset:
+        """Open this part of the map of a store, lazily."""
+        ds = open_map(store)
+        if self.bins is not None:
+            ds = rebin(ds, **dict(zip((schema.Y, schema.X, schema.ENERGY), self.bins, strict=True)))
+        pixels = None if self.mask is None else ~self._mask(store, (ds.sizes[schema.Y], ds.sizes[schema.X]))
+        return exclude(ds, pixels=pixels, energy=self.exclude_energy or None, min_counts=self.min_counts)
+
+    def _mask(self, store: Location, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
+        text = str(self.mask)
+        if text.split("/")[0] not in schema.STEPS or os.path.exists(text):
+            return read_pixel_mask(Path(text), shape)
+        result = load(store, text)
+        if schema.ANALYSED_PIXEL not in result.coords:
+            return np.ones(shape, np.bool_)
+        mask: np.ndarray[Any, Any] = result[schema.ANALYSED_PIXEL].values
+        return mask
+
+
+_WHOLE = Part()
+
+
 def pca_step(
     store: Location,
     *,
     energy: Window | None = None,
+    part: Part = _WHOLE,
     n_components: int = 20,
+    critical_variance: float | None = None,
     memory: str | int | None = None,
     **options: Any,
 ) -> str:
-    """Run PCA on the map of a store and save it; returns the address of the result."""
-    ds = analysis_window(open_map(store), energy)
-    return save(pca(ds, n_components=n_components, memory=memory, **options), store)
+    """Run PCA on the map of a store and save it; returns the address of the result.
+
+    A critical variance ratio is saved with it, for the advice on components and the scree figure.
+    """
+    critical = {} if critical_variance is None else {CRITICAL_VARIANCE: check_critical_variance(critical_variance)}
+    ds = analysis_window(part.of(store), energy)
+    result = pca(ds, n_components=n_components, memory=memory, **options)
+    result.attrs[schema.PARAMETERS] = result.attrs[schema.PARAMETERS] | critical
+    return save(result, store)
 
 
 def nmf_step(
     store: Location,
     *,
     energy: Window | None = None,
+    part: Part = _WHOLE,
     n_components: int | None = None,
+    start: str | None = None,
+    fixed_factors: str | None = None,
     memory: str | int | None = None,
     **options: Any,
 ) -> str:
-    """Run NMF on the map of a store and save it; without ``n_components`` the saved PCA advises them."""
-    if n_components is None:
-        n_components = advise_components(load_fresh(store, schema.PCA)).n_components
-    ds = analysis_window(open_map(store), energy)
-    return save(nmf(ds, n_components=n_components, memory=memory, **options), store)
+    """Run NMF on the map of a store and save it; without ``n_components`` the saved PCA advises them.
+
+    ``start`` and ``fixed_factors`` are addresses of results of the store, or ``other.zarr:nmf/k4`` of another one.
+    """
+    addresses = (("start", start), ("fixed_factors", fixed_factors))
+    given: dict[str, Any] = {what: _result_at(store, where) for what, where in addresses if where is not None}
+    if n_components is None and not any(result.attrs.get(schema.STEP) == schema.NMF for result in given.values()):
+        n_components = advise_components(load_fresh(store, schema.PCA)).decided()
+    ds = analysis_window(part.of(store), energy)
+    return save(nmf(ds, n_components=n_components, memory=memory, **given, **options), store)
+
+
+def _result_at(store: Location, where: str) -> xr.Dataset:
+    """Load a result of the store, or of another one where its path stands before a colon."""
+    other, colon, address = where.rpartition(":")
+    return load(other if colon else store, address)
+
+
+def cluster_step(store: Location, *, parent: str = schema.NMF, name: str | None = None, **options: Any) -> str:
+    """Cluster the loadings of a saved PCA or NMF into phases and save them."""
+    return save(cluster(load_fresh(store, parent), **options), store, name=name)
 
 
 def phases_step(store: Location, *, parent: str = schema.NMF, name: str | None = None, **options: Any) -> str:
@@ -126,12 +204,42 @@ def spectra_step(
     memory: str | int | None = None,
     **options: Any,
 ) -> str:
-    """Sum the spectra of saved phases, over all channels of the map, and save them."""
-    spectra = phase_spectra(open_map(store), phases=load_fresh(store, parent), memory=memory, **options)
-    return save(spectra, store, name=name)
+    """Sum the spectra of saved phases, over all channels of the map in the bins of the phases, and save them."""
+    phases = load_fresh(store, parent)
+    ds = Part(bins=phases.attrs.get(schema.REBIN)).of(store)
+    return save(phase_spectra(ds, phases=phases, memory=memory, **options), store, name=name)
+
+
+def elements_step(store: Location, *, parent: str = schema.SPECTRA, **options: Any) -> pd.DataFrame:
+    """Return the candidate elements of saved phase spectra; nothing is saved."""
+    return identify_elements(load_fresh(store, parent), **options)
 
 
 def model_step(
+    store: Location,
+    *,
+    parent: str = schema.NMF,
+    name: str | None = None,
+    components: Sequence[int] | None = None,
+    memory: str | int | None = None,
+) -> str:
+    """Compare the map of a store with the low-rank model of a saved result, and save the residual and chi-square."""
+    result = load_fresh(store, parent)
+    ds = _map_of(result, store)
+    return save(residual(ds, result, components=components, memory=memory), store, name=name)
+
+
+def _map_of(result: xr.Dataset, store: Location) -> xr.Dataset:
+    """Open the region and the energies of the map that a result was made from, in its bins."""
+    ds = Part(bins=result.attrs.get(schema.REBIN)).of(store)
+    for axis in (schema.Y, schema.X, schema.ENERGY):
+        own = result[axis].values
+        half = abs(float(own[-1] - own[0])) / max(1, len(own) - 1) / 2
+        ds = ds.sel({axis: slice(float(own[0]) - half, float(own[-1]) + half)})
+    return ds
+
+
+def write_model(
     store: Location,
     target: Location,
     *,
@@ -149,6 +257,7 @@ def model_step(
     lazy = reconstruct(load_fresh(store, parent), components=components).to_dataset()
     tile = 4 * math.prod(lazy[schema.MODEL].data.chunksize)
     how = budget.plan(budget.Need("model", 0, 4 * tile), memory=memory)
+    _check_room(text, lazy[schema.MODEL].nbytes)
     held = HeldBackStore(zarr_store(target), ROOT_DOCUMENT)
     try:
         with dask.config.set(scheduler="threads", num_workers=how.workers):
@@ -158,6 +267,60 @@ def model_step(
         raise
     held.commit()
     return tuple(lazy[schema.MODEL].shape)
+
+
+def _check_room(target: str, n_bytes: int) -> None:
+    """Refuse to fill a disk; that it did fill up is told where bytes are written."""
+    if is_remote(target):
+        return
+    place = next(folder for folder in Path(target).parents if folder.exists())
+    free = shutil.disk_usage(place).free
+    if free < n_bytes:
+        raise StoreFullError(
+            f"model {target}",
+            found=f"{budget.format_size(free)} free",
+            expected=f"{budget.format_size(n_bytes)}, 4 bytes a value",
+            fix="another disk, or only what you need: eds_chunked.reconstruct is lazy",
+        )
+
+
+def export_step(
+    store: Location,
+    target: Location,
+    *,
+    parent: str | None = None,
+    codec: str | None = None,
+    memory: str | int | None = None,
+    overwrite: bool = False,
+) -> Path | str:
+    """Write the map of a store, a copy of the store, or a saved result (``.npz``) for other software; returns where."""
+    text = location_text(target)
+    if is_remote(target) or not text.lower().endswith(".npz"):
+        if parent is not None:
+            raise ParameterError(
+                f"export to {text}", found=f"--from {parent}", expected="a result only for .npz", fix="leave --from out"
+            )
+        return export(store, target, codec=codec, memory=memory, overwrite=overwrite)
+    if codec is not None:
+        raise ParameterError(
+            f"codec for {text}", found=repr(codec), expected="none: an .npz has no counts", fix="leave --codec out"
+        )
+    return write_learning_results(load_fresh(store, parent or schema.NMF), text, overwrite=overwrite, memory=memory)
+
+
+def import_step(
+    store: Location,
+    path: str | os.PathLike[str],
+    *,
+    energy: Window | None = None,
+    results: Results = "decomposition",
+    name: str | None = None,
+) -> str:
+    """Save HyperSpy's learning results (.npz) as a result of the map of a store; returns its address."""
+    ds = open_map(store)
+    if energy is not None:
+        ds = analysis_window(ds, energy)
+    return save(read_learning_results(ds, path, results=results, name=name), store)
 
 
 def grains_step(store: Location, *, parent: str = schema.PHASES, name: str | None = None, **options: Any) -> str:
@@ -251,7 +414,7 @@ def run(
     advice = None
     if n_phases is None:
         advice = advise_components(load_fresh(store, schema.PCA))
-        n_phases = advice.n_components
+        n_phases = advice.decided()
     addresses.append(nmf_step(store, energy=energy, n_components=n_phases, memory=memory))
     clock.lap("nmf")
     addresses.append(phases_step(store, parent=addresses[-1], min_size=min_size))

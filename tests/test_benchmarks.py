@@ -8,13 +8,40 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
+from sklearn.decomposition import MiniBatchNMF
 
-from benchmarks import codec, conversion, growth, measure
+from benchmarks import (
+    advice,
+    codec,
+    conversion,
+    decomposition,
+    growth,
+    measure,
+    measure_decomposition,
+    nmf_accuracy,
+    nmf_order,
+)
 from benchmarks.__main__ import NAMES
-from benchmarks.tasks import CONVERT, DRAW, STEPS, Measurement, Task
+from benchmarks.tasks import (
+    CONVERT,
+    DECOMPOSITIONS,
+    DRAW,
+    GEMM,
+    HYPERSPY_NMF,
+    HYPERSPY_PCA,
+    OURS,
+    PREPARE,
+    STEPS,
+    SYRK,
+    Lap,
+    Measurement,
+    Task,
+)
 from eds_chunked import schema, synthetic
 from eds_chunked.store.results import revisions
 from tests import bcf_files
+from tests.decomposition_maps import matrix, poisson_scaled, weights
 from tests.real_data import real_data
 
 PROJECT = Path(growth.__file__).parents[1]
@@ -34,7 +61,7 @@ def test_every_step_is_measured_and_saved(tmp_path, monkeypatch):
         assert 0 < one.idle_bytes <= one.peak_bytes < 4e9
     # Two passes of every step, each saved as a revision.
     steps = [revision.step for revision in revisions(tmp_path / "rock.zarr")]
-    assert steps == [step for step in schema.STEPS for _ in range(2)]
+    assert steps == [step for step in schema.RUN_STEPS for _ in range(2)]
 
 
 class _Kept:
@@ -284,3 +311,353 @@ def test_contestants_that_found_other_counts_end_the_benchmark(tmp_path: Path, m
     monkeypatch.setattr(conversion, "timed", lambda script: conversion.Run(1.0, 10**6, next(totals, 915)))
     with pytest.raises(SystemExit, match="other counts"):
         conversion.main([str(tmp_path / "map.bcf"), "--passes", "1"])
+
+
+# ------------------------------------------------------------------------------------------------ decompositions
+def _in_process(task, *, limits=None, cold=False):
+    """Measure here and not in a process of its own, which would import everything once a step."""
+    if task.step.startswith(PREPARE):
+        measure_decomposition.prepare(task)
+        return Lap()
+    return measure_decomposition.measure(task)
+
+
+@LINUX
+@pytest.mark.filterwarnings("ignore")  # HyperSpy has several.
+def test_every_decomposition_is_measured_once_and_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(decomposition, "run_apart", _in_process)
+    tiny = ["--data", str(tmp_path), "--size", "67x71", "--channels", "61", "--memory", "4GB", "--passes", "1"]
+    decomposition.main(tiny)
+    told = capsys.readouterr()
+    assert "67 x 71 x 61; ratios are those at 61 channels:" in told.out
+    assert told.err.count("67x71x61") == len(DECOMPOSITIONS)
+    assert told.err.count("72x80x61") == len(OURS)
+    runs = decomposition.Record(tmp_path / "decomposition.json").runs
+    laps = {cell.step: lap for cell, lap in runs.items() if not cell.cold}
+    assert list(laps) == list(DECOMPOSITIONS)
+    for lap in laps.values():
+        assert lap.ended == ""
+        assert 0 < lap.seconds < 60
+        assert 0 < lap.first_seconds < 60
+        assert 0 < lap.idle_bytes <= lap.peak_bytes
+    # One pass to fit and one to project; products read nothing, and HyperSpy not through the engine.
+    assert laps[schema.PCA].map_passes == 2
+    assert {laps[step].map_passes for step in (GEMM, SYRK, HYPERSPY_PCA, HYPERSPY_NMF)} == {0}
+    assert [cell.step for cell in runs if cell.cold] == list(OURS)
+    decomposition.main(tiny)
+    again = capsys.readouterr()
+    # HyperSpy talks on stdout too.
+    assert again.out == told.out[told.out.index("400 counts a pixel") :]
+    assert again.err == ""
+
+
+def test_products_stand_for_all_pixels():
+    task, seen = Task(GEMM, "", (7, 11, 5), 1.0, "1GB", 1), []
+    measure_decomposition.over_all_pixels(task, np.ones((30, 5)), lambda X: seen.append(len(X)))()
+    assert seen == [30, 30, 17]
+
+
+def test_products_add_up():
+    X, Y = np.random.default_rng(3).normal(size=(2, 13, 7)).astype(np.float32)
+    total = np.zeros((7, 7), np.float32, order="F")
+    for block in (X, Y):
+        measure_decomposition.add_product(block, total)
+    np.testing.assert_allclose(total, X.T @ X + Y.T @ Y, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def contestant(tmp_path, monkeypatch):
+    """Put a script in the place of the process that measures."""
+
+    def put(script):
+        (tmp_path / "benchmarks").mkdir()
+        (tmp_path / "benchmarks" / "measure_decomposition.py").write_text(script)
+        monkeypatch.setattr(decomposition, "PROJECT", tmp_path)
+        return Task(HYPERSPY_NMF, "rock.zarr", (7, 11, 61), 20.0, "4GB", 1)
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("limits", "ended"),
+    [
+        (decomposition.Limits(seconds=0.6), "stopped after 0.01 min"),
+        (decomposition.Limits(n_bytes=2e8), "stopped at 0.2 GB"),
+    ],
+)
+def test_contestant_over_its_limit_is_stopped(contestant, limits, ended):
+    task = contestant("import time\nheld = b'1' * 300_000_000\ntime.sleep(60)")
+    lap = decomposition.run_apart(task, limits=limits)
+    assert lap.ended == ended
+    assert lap.peak_bytes > 2e8 or limits.n_bytes == float("inf")
+    assert lap.seconds < 30
+
+
+def test_contestant_that_fails_says_why(contestant):
+    task = contestant("raise ValueError('no such thing')")
+    assert decomposition.run_apart(task) == Lap(ended="failed: ValueError: no such thing")
+
+
+def test_cold_contestant_has_no_compiled_kernels(contestant):
+    script = """
+import json, os
+folder = os.environ.get("NUMBA_CACHE_DIR", "none")
+print("decomposing")
+print(json.dumps({"ended": folder if folder == "none" else str(os.listdir(folder))}))
+"""
+    task = contestant(script)
+    assert decomposition.run_apart(task, cold=True) == Lap(ended="[]")
+
+
+def test_hyperspy_takes_part_on_small_maps_only():
+    how = {"steps": None, "channels": 61, "counts": 20.0, "memory": "4GB", "passes": 2}
+    large, small = ([cell.step for cell in decomposition.cells([size], **how)] for size in ((1820, 1295), (455, 324)))
+    assert not {HYPERSPY_PCA, HYPERSPY_NMF} & set(large)
+    # In turn, and then compiling.
+    assert small == [*DECOMPOSITIONS, *DECOMPOSITIONS, *OURS]
+
+
+def test_failed_run_is_tried_again_and_a_stopped_one_is_not(tmp_path, monkeypatch):
+    cells = decomposition.cells([(7, 11)], steps=[GEMM, HYPERSPY_NMF], channels=61, counts=20.0, memory="4GB", passes=1)
+    answers = iter([Lap(ended="failed: not there"), Lap(ended="stopped after 10 min"), Lap(seconds=3.0)])
+    monkeypatch.setattr(
+        decomposition, "run_apart", lambda task, **_: Lap() if task.step.startswith(PREPARE) else next(answers)
+    )
+    for ended in ("failed: not there", ""):
+        runs = decomposition.measure_all(cells, tmp_path, decomposition.Record(tmp_path / "runs.json"))
+        assert [lap.ended for lap in runs.values()] == [ended, "stopped after 10 min"]
+    assert next(answers, None) is None
+
+
+def _cell(step, side=3, number=0, cold=False):
+    return decomposition.Cell(step, (side, 5, 61), 20.0, "1GB", number, cold)
+
+
+def _lap(seconds, mega_bytes=400, **more):
+    return Lap(seconds, 1.5 * seconds, 10**8, mega_bytes * 10**6, first_seconds=0.25, **more)
+
+
+def test_tables_tell_medians_ratios_and_missed_goals():
+    runs = {_cell(schema.PCA, number=i): _lap(s, map_passes=2.0) for i, s in enumerate((3.0, 6.0, 4.0))}
+    runs |= {
+        _cell(GEMM): _lap(10.0),
+        _cell(SYRK): _lap(5.0),
+        _cell(schema.NMF): _lap(7.0, 1001, map_passes=1.5),
+        _cell("nmf-poisson"): Lap(ended="failed: not there"),
+        _cell(HYPERSPY_PCA): _lap(30.0, 2000),
+        _cell(HYPERSPY_NMF): Lap(150.0, peak_bytes=3 * 10**9, ended="stopped after 10 min"),
+        _cell(schema.PCA, cold=True): _lap(0.1),
+    }
+    runs[_cell(schema.PCA, cold=True)] = Lap(0.1, first_seconds=4.0)
+    rows = [line for line in decomposition.tables(runs).splitlines() if line.startswith("| ")]
+    assert rows == [
+        "| step | wall s | CPU s | peak MB | of gemm | of syrk | passes |",
+        "| gemm | 10.0 | 15.0 | 400 | 1.00 | 2.00 |  |",
+        "| syrk | 5.00 | 7.50 | 400 | 0.50 | 1.00 |  |",
+        "| pca | 4.00 (3.00-6.00) | 6.00 | 400 | 0.40 | 0.80 | 2 |",
+        "| nmf | 7.00 | 10.5 | 1001 | 0.70 | 1.40 | 1.5 |",
+        "| nmf-poisson | failed: not there | |  | | | |",
+        "| hyperspy-pca | 30.0 | 45.0 | 2000 | 3.00 | 6.00 |  |",
+        "| hyperspy-nmf | stopped after 10 min | | 3000 | | | |",
+        "| goal (products: on the full map, HyperSpy: on 1/16) | found |",
+        "| pca / gemm <= 0.5 | 0.4 |",
+        "| nmf / gemm <= 0.6 | **0.7** |",
+        "| hyperspy-pca / pca >= 5 | 7.5 |",
+        "| hyperspy-nmf / nmf >= 20 | 21.4 |",
+        "| pca peak MB <= 1000 | 400 |",
+        "| nmf peak MB <= 1000 | **1e+03** |",
+        "| step | compiles | compiled by an earlier process | second call |",
+        "| pca | 4.00 | 0.25 | 0.10 |",
+    ]
+
+
+def test_growth_is_told_by_exponents():
+    runs = {_cell(schema.PCA, side): _lap(2e-6 * 5 * side**2, 300) for side in (4, 8, 16)}
+    runs[_cell(schema.NMF, 4)] = _lap(1.0)
+    rows = [line for line in decomposition.growth_table(runs) if line.startswith("| ")]
+    assert rows == [
+        "| step | 4 x 5 | 8 x 5 | 16 x 5 | exponent |",
+        "| pca | 8 | 16 | 32 | 2.00 |",
+        "| step | 4 x 5 | 8 x 5 | 16 x 5 | exponent |",
+        "| pca | 300 | 300 | 300 | 0.00 |",
+    ]
+
+
+# ------------------------------------------------------------------------------------------------ accuracy of NMF
+@pytest.fixture(scope="module", params=nmf_accuracy.TEXTURES)
+def phantom(request):
+    return nmf_accuracy.Phantom(nmf_accuracy.Problem(100.0, request.param, 3, (43, 37, 97)))
+
+
+def test_truth_scores_full_marks_in_any_order(phantom):
+    order = [2, 0, 3, 1]
+    found = nmf_accuracy.score(3 * phantom.spectra[order], 7 * phantom.shares.T[order] + 2, phantom)
+    # Arc cosines near 1 keep half of the digits.
+    assert (found.worst, found.mean, found.r2) == pytest.approx((0, 0, 1), abs=1e-7)
+    swapped = nmf_accuracy.score(phantom.spectra, phantom.shares.T[order], phantom)
+    assert swapped.worst < 1e-7
+    assert swapped.r2 < 0.5
+
+
+def test_phantom_is_what_its_truth_says(phantom):
+    counts = phantom.counts.reshape(-1, 97)
+    expected = phantom.shares @ phantom.spectra
+    chi_square = np.sum((counts - expected) ** 2 / np.maximum(expected, 1e-9)) / counts.size
+    assert chi_square == pytest.approx(1, abs=0.05)
+    np.testing.assert_array_equal(phantom.rows().toarray(), counts)
+    order = np.random.default_rng(0).permutation(len(counts))
+    mixed = phantom.dataset(order)[schema.COUNTS].values.reshape(-1, 97)
+    np.testing.assert_array_equal(mixed, counts[order])
+
+
+def test_fitted_loadings_are_as_likely_as_any(phantom):
+    X, H = matrix(phantom.counts)[::7], phantom.spectra
+
+    def divergence(W):
+        model = W @ H
+        return np.sum(model) - np.sum(X[X > 0] * np.log(model[X > 0]))
+
+    fitted = nmf_accuracy.fitted_loadings(csr_matrix(X.astype(np.float32)), H)
+    # Expectation maximisation (Richardson 1972, Lucy 1974) from even loadings, in NumPy.
+    W = np.ones((len(X), len(H)))
+    start = divergence(W)
+    for _ in range(1000):
+        W *= (X / (W @ H)) @ H.T / H.sum(axis=1)
+    assert divergence(fitted) - divergence(W) < 1e-3 * (start - divergence(W))
+    assert fitted.sum() == pytest.approx(W.sum(), rel=1e-3)
+
+
+def test_best_number_of_passes_is_that_of_the_least_angle(monkeypatch):
+    worst = {1: 0.3, 2: 0.2, 3: 0.25, 5: 0.1, 10: 0.15, 20: 0.12, 40: 0.01}
+    seen = []
+
+    def made_score(factors, loadings, phantom, *, passes):
+        seen.append(passes)
+        return nmf_accuracy.Score(worst[passes], 0.0, 0.5, passes)
+
+    phantom = nmf_accuracy.Phantom(nmf_accuracy.Problem(100.0, "banded", 0, (43, 37, 97)))
+    monkeypatch.setattr(nmf_accuracy, "score", made_score)
+    assert nmf_accuracy._sklearn(phantom, tuple(worst)).passes == 5
+    assert seen == [1, 2, 3, 5, 10, 20]
+
+
+def test_accuracy_is_told_for_every_solver(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(nmf_accuracy, "QUICK", nmf_accuracy.Size((43, 37, 97), 1, (1, 2)))
+    out = tmp_path / "accuracy.json"
+    nmf_accuracy.main(["--quick", "--doses", "100", "--jobs", "1", "--json", str(out)])
+    told = capsys.readouterr().out
+    entries = json.loads(out.read_text())["scores"]
+    assert [entry["problem"]["texture"] for entry in entries] == ["banded", "mixed"]
+    for entry in entries:
+        assert list(entry["scores"]) == [*nmf_accuracy.SOLVERS, nmf_accuracy.SKLEARN]
+        for name, one in entry["scores"].items():
+            assert one["failed"] == "", name
+            assert 0 < one["mean"] <= one["worst"] < np.pi / 2, name
+            assert 0 < one["r2"] < 1, name
+    for name in entries[0]["scores"]:
+        assert told.count(f"| {name} ") == 2
+
+
+def test_accuracy_passes_and_fails_by_medians():
+    score, theirs = nmf_accuracy.Score, nmf_accuracy.Score(0.10, 0.05, 0.9, 4)
+    three = {
+        "default": [score(0.104, 0.05, 0.899), score(0.104, 0.05, 0.8), score(0.9, 0.05, 0.896)],
+        "blockwise, frobenius": [score(0.106, 0.05, 0.9)] * 3,
+        "blockwise, poisson": [score(0.1, 0.05, 0.9), score(failed="not there: loss"), score(0.1, 0.05, 0.9)],
+        nmf_accuracy.SKLEARN: [theirs] * 3,
+    }
+    found = {
+        nmf_accuracy.Problem(18.0, "banded", seed, (7, 11, 61)): {name: its[seed] for name, its in three.items()}
+        for seed in range(3)
+    }
+    assert list(nmf_accuracy.table(found))[2:] == [
+        "| 18 | banded | default | 0.1040 | 0.0500 | 0.8960 | +0.0040 | +0.0000 | -0.0040 | pass |",
+        "| 18 | banded | blockwise, frobenius | 0.1060 | 0.0500 | 0.9000 | +0.0060 | +0.0000 | +0.0000 | **fail** |",
+        "| 18 | banded | blockwise, poisson | not there: loss | | | | | | |",
+        "| 18 | banded | scikit-learn KL (passes: 4) | 0.1000 | 0.0500 | 0.9000 | | | | |",
+    ]
+
+
+def test_oracles_see_the_scaled_counts(phantom):
+    X = matrix(phantom.counts)
+    scaled, root = nmf_order._scaled(phantom.rows())
+    np.testing.assert_allclose(scaled.toarray(), poisson_scaled(X), rtol=1e-6)
+    np.testing.assert_allclose(root, weights(X)[1])
+
+
+def test_oracle_of_least_squares_stays_at_the_truth_without_noise(phantom):
+    # There the true spectra explain all, and no pass can improve them.
+    rows = csr_matrix((phantom.shares @ phantom.spectra).astype(np.float32))
+    found = nmf_order._frobenius_oracle(rows, phantom.spectra)
+    assert nmf_accuracy.cosines(found, phantom.spectra)[0].min() > 0.9999
+
+
+def test_oracle_of_the_poisson_loss_is_the_multiplicative_update(phantom):
+    X, start = matrix(phantom.counts), phantom.start()
+    W, H = nmf_accuracy.fitted_loadings(phantom.rows(), start).astype(float), start
+
+    def ratio():
+        return X / np.maximum(W @ H, 1e-30)  # Pixels without counts have no model.
+
+    # Lee & Seung (2001), in NumPy.
+    for _ in range(10):
+        W = W * (ratio() @ H.T / H.sum(axis=1))
+        H = H * (W.T @ ratio() / W.sum(axis=0)[:, None])
+    found = nmf_order._poisson_oracle(phantom.rows(), start)
+    assert nmf_accuracy.cosines(found, H)[0].min() > 1 - 1e-6
+
+
+def test_oracle_of_fitted_loadings_does_what_the_blockwise_solver_does():
+    phantom = nmf_accuracy.Phantom(nmf_accuracy.Problem(100.0, "banded", 0, (43, 37, 97)))
+    found = nmf_order.figures(phantom, "blockwise, poisson")
+    assert found["fitted"] > 0.99
+
+
+@pytest.mark.filterwarnings("ignore:Maximum number of iterations")  # It is stopped on purpose.
+def test_oracle_of_mini_batches_is_theirs_on_the_dense_matrix(phantom):
+    X, start = matrix(phantom.counts), phantom.start()
+    scaled, root = poisson_scaled(X), weights(X)[1]
+    estimator = MiniBatchNMF(4, init="custom", batch_size=4096, forget_factor=0.7 ** (4096 / len(X)), max_iter=3, tol=0,
+                             max_no_improvement=None, random_state=0)  # fmt: skip
+    H = start / root
+    estimator.fit_transform(
+        scaled / np.linalg.svd(scaled, compute_uv=False)[0],
+        W=np.ones((len(X), 4)),
+        H=H / np.linalg.norm(H, axis=1)[:, None],
+    )
+    found = nmf_order._minibatch_oracle(phantom.rows(), start)
+    assert nmf_accuracy.cosines(found, estimator.components_ * root)[0].min() > 0.9999
+
+
+def test_order_is_told_for_every_solver(capsys):
+    nmf_order.main(["--shape", "43x37x97", "--doses", "100"])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| 100")]
+    assert [row[1] for row in rows] == list(nmf_accuracy.SOLVERS)
+    for row in rows:
+        told = {what: figure.strip("*") for what, figure in zip(nmf_order.GOALS, row[2:], strict=True)}
+        # Only the solver of the Poisson loss has a second oracle.
+        assert (told.pop("fitted") == "") == ("poisson" not in row[1])
+        assert all(0 < float(figure) <= 1 for figure in told.values()), row
+
+
+def test_order_tells_what_misses_its_goal():
+    assert nmf_order._told(0.9912, 0.99) == "0.99120"
+    assert nmf_order._told(0.98, 0.99) == "**0.98000**"
+    assert nmf_order._told("not there: start", 0.99) == "not there: start"
+
+
+def test_rules_for_the_number_of_components_are_judged():
+    verdicts = [
+        advice.judge(kind, 3, 100.0, 0, shape=(61, 67, 151), with_stability=kind == "even") for kind in advice.KINDS
+    ]
+    assert [one.right for one in verdicts] == [3, 3, 4, 3, 3]
+    even, *others = verdicts
+    assert even.named[advice.EDGE] == even.named[advice.ELBOW] == 3
+    assert even.first_noise < 1
+    assert advice.STABILITY in even.named
+    assert advice.STABILITY not in others[0].named
+    head, _, *rows = advice.table(verdicts).splitlines()
+    assert head.startswith("| rock | counts/pixel | noise edge | elbow | over 0.2 % |")
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == list(advice.KINDS)
+    assert rows[0].startswith("| even | 100 | 1/1 | 1/1 |")
+    assert " | - | " in rows[1]

@@ -16,6 +16,8 @@ from tests.decomposition_maps import ArrayReader, as_map, assert_same_bits, made
 STEPS = {
     "pca": lambda ds: pca(ds, n_components=3),
     "unscaled pca": lambda ds: pca(ds, n_components=3, noise=None),
+    "centred pca": lambda ds: pca(ds, n_components=3, centre=True),
+    "randomized pca": lambda ds: pca(ds, n_components=3, solver="randomized"),
     "incremental pca": lambda ds: pca(ds, n_components=3, solver="incremental"),
     "nmf": lambda ds: nmf(ds, n_components=3),
     "nmf of a sample": lambda ds: nmf(ds, n_components=3, fit_pixels=500, max_epochs=1),

@@ -1,18 +1,23 @@
 """Principal components against NumPy, scikit-learn and HyperSpy on the whole matrix."""
 
 import importlib
-import itertools
 import warnings
 
 import numpy as np
 import pytest
-from sklearn.decomposition import IncrementalPCA, TruncatedSVD
+from sklearn.decomposition import PCA, IncrementalPCA, TruncatedSVD
 
 from eds_chunked import schema
-from eds_chunked.decomposition import principal
+from eds_chunked.decomposition import solver_cost
+from eds_chunked.decomposition.advice import advise_components
 from eds_chunked.decomposition.incremental import batch_size
+from eds_chunked.decomposition.low_rank import reconstruct
 from eds_chunked.decomposition.principal import pca
+from eds_chunked.decomposition.solver_cost import choose_solver
+from eds_chunked.engine.blocks import blocks_of
+from eds_chunked.engine.shuffle import shuffled_batches
 from eds_chunked.errors import CountsError, MemoryBudgetError, ParameterError
+from eds_chunked.memory import Need, plan
 from tests.decomposition_maps import (
     DEAD_CHANNELS,
     DEAD_PIXELS,
@@ -65,6 +70,7 @@ def test_exact_solver_equals_the_svd_of_the_whole_matrix(noise):
     # The window holds the first and the last channel whole.
     half = (energy[1] - energy[0]) / 2
     assert parameters.pop("energy") == pytest.approx([energy[0] - half, energy[-1] + half])
+    assert parameters.pop("solver_chosen_for").startswith("1457 pixels x 61 channels, about 15 of them filled: gram ")
     assert parameters == {"n_components": K, "noise": noise, "solver": "gram"}
     assert_equal_to_svd(result, matrix(counts), poisson=noise == "poisson")
 
@@ -203,25 +209,13 @@ def test_real_dacite_map_equals_the_svd():
 
 
 # --------------------------------------------------------------------------------------------- incremental solver
-def by_hand(counts, k):
-    """Feed IncrementalPCA the pixels in the order of the tiles of 64 x 64, in batches of the size that is promised."""
-    X = poisson_scaled(matrix(counts))
-    height, width, _ = counts.shape
-    index = np.arange(height * width).reshape(height, width)
-    order = np.concatenate(
-        [
-            index[y : y + 64, x : x + 64].ravel()
-            for x_lane in range(0, width, 256)
-            for y in range(0, height, 64)
-            for x in range(x_lane, min(width, x_lane + 256), 64)
-        ]
-    )
-    size = batch_size(k)
-    starts = list(range(0, len(order) - 2 * size + 1, size))
-    edges = [*starts, starts[-1] + size, len(order)]
+def by_hand(ds, k):
+    """Feed IncrementalPCA the pixels in random batches of the size that is promised."""
+    X = poisson_scaled(matrix(ds[schema.COUNTS].values))
     oracle = IncrementalPCA(n_components=k)
-    for first, last in itertools.pairwise(edges):
-        oracle.partial_fit(X[order[first:last]])
+    how = plan(Need("test", 0, 1))
+    for batch in shuffled_batches(blocks_of(ds), size=batch_size(k), seed=0, plan=how):
+        oracle.partial_fit(X[batch.place])
     return oracle
 
 
@@ -230,16 +224,31 @@ def test_incremental_solver_equals_scikit_learn_fed_by_hand():
     result = pca(as_map(counts), n_components=4, solver="incremental")
     assert result.attrs[schema.PARAMETERS]["solver"] == "incremental"
     assert schema.NOISE_RATIO not in result
-    oracle = by_hand(counts, 4)
+    oracle = by_hand(as_map(counts), 4)
     N = counts.shape[0] * counts.shape[1]
     np.testing.assert_allclose(result[schema.EXPLAINED_VARIANCE] * N, oracle.singular_values_**2, rtol=1e-8)
     np.testing.assert_allclose(result[schema.EXPLAINED_VARIANCE_RATIO], oracle.explained_variance_ratio_, rtol=1e-8)
-    a, b = weights(matrix(counts))
+    b = weights(matrix(counts))[1]
     scaled = result[schema.FACTORS].values / b
     signs = np.sign(np.sum(scaled * oracle.components_, axis=1))
     np.testing.assert_allclose(scaled, oracle.components_ * signs[:, None], atol=1e-8)
-    loadings = (poisson_scaled(matrix(counts)) @ scaled.T * a[:, None]).T
+    centred = poisson_scaled(matrix(counts)) - oracle.mean_
+    # An empty pixel weighs nothing.
+    loadings = (centred @ scaled.T * np.sqrt(matrix(counts).sum(axis=1))[:, None]).T
+    np.testing.assert_allclose(result[schema.MEAN_SPECTRUM], oracle.mean_ * b, rtol=1e-9)
     np.testing.assert_allclose(rows_of(result[schema.LOADINGS]), loadings, atol=1e-5 * np.abs(loadings).max())
+
+
+def test_incremental_solver_does_not_mind_phases_in_bands():
+    # Fed tile by tile its worst cosine here is 0.95, and a variance is off by half.
+    rng = np.random.default_rng(0)
+    spectra = rng.gamma(0.3, 1, (5, 61))
+    spectra *= 20 / spectra.sum(axis=1)[:, None]
+    counts = rng.poisson(np.repeat(spectra, 64, axis=0)[:, None], (320, 130, 61)).astype(np.uint8)
+    exact, found = (pca(as_map(counts), n_components=4, solver=s, centre=True) for s in ("gram", "incremental"))
+    b = weights(matrix(counts))[1]
+    assert subspace_cosines(found[schema.FACTORS] / b, exact[schema.FACTORS] / b).min() > 0.999
+    np.testing.assert_allclose(found[schema.EXPLAINED_VARIANCE], exact[schema.EXPLAINED_VARIANCE], rtol=0.01)
 
 
 def test_incremental_solver_comes_close_to_the_exact_one():
@@ -262,14 +271,155 @@ def test_incremental_solver_of_one_pixel_and_of_few_lit_pixels_stays_finite(nois
             assert np.isfinite(result[name].values).all(), name
 
 
-def test_auto_decides_by_the_channels_and_never_by_the_budget(monkeypatch):
+def banded_counts():
+    """Four phases in bands, one after the other: what an incremental estimator sees in order."""
+    rng = np.random.default_rng(12)
+    spectra = rng.gamma(0.4, 1, (4, 61)) + 0.02
+    spectra *= 300 / spectra.sum(axis=1)[:, None]
+    phase = np.repeat(np.arange(4), [29, 13, 31, 24])
+    return rng.poisson(np.broadcast_to(spectra[phase][:, None], (97, 71, 61))).astype(np.uint16), phase
+
+
+@pytest.mark.parametrize("chunks", [None, ((40, 57), (11, 60), (20, 41)), ((90, 7), (33, 33, 5), (61,))])
+def test_incremental_solver_keeps_the_bands_of_a_banded_map(chunks):
+    counts, phase = banded_counts()
+    result = pca(as_map(counts, chunks=chunks), n_components=3, solver="incremental")
+    exact = pca(as_map(counts), n_components=3, centre=True)
+    b = weights(matrix(counts))[1]
+    assert subspace_cosines(result[schema.FACTORS] / b, exact[schema.FACTORS] / b).min() > 0.999
+    # Of a scrambled map the rows of one band would not be alike.
+    rows = result[schema.LOADINGS].values
+    between = np.array([rows[:, phase == k].mean(axis=(1, 2)) for k in range(4)])
+    within = np.array([rows[:, phase == k].std(axis=(1, 2)) for k in range(4)])
+    assert np.ptp(between[:, 0]) > 5 * within[:, 0].max()
+    np.testing.assert_allclose(
+        reconstruct(result).values.mean(axis=(0, 1)), counts.mean(axis=(0, 1)), atol=0.02 * counts.mean()
+    )
+
+
+# ----------------------------------------------------------------------------------------------------- centred
+@pytest.mark.parametrize("noise", ["poisson", None])
+def test_centred_solver_equals_the_pca_of_scikit_learn(noise):
+    counts = with_dead(made_counts(seed=11))
+    X = matrix(counts)
+    a, b = weights(X) if noise else (np.ones(len(X)), np.ones(X.shape[1]))
+    result = pca(as_map(counts), n_components=K, noise=noise, centre=True)
+    assert result.attrs[schema.PARAMETERS]["centre"] == "navigation"
+    assert schema.NOISE_RATIO not in result
+    oracle = PCA(svd_solver="full").fit(X / a[:, None] / b)
+    # scikit-learn divides by N - 1.
+    squares = oracle.singular_values_**2
+    np.testing.assert_allclose(result[schema.EXPLAINED_VARIANCE] * len(X), squares[:K], rtol=1e-10)
+    np.testing.assert_allclose(
+        result[schema.EXPLAINED_VARIANCE_RATIO], oracle.explained_variance_ratio_[:K], rtol=1e-10
+    )
+    np.testing.assert_allclose(result[schema.EIGENVALUES] * len(X), squares, rtol=1e-10, atol=1e-12 * squares[0])
+    np.testing.assert_allclose(result[schema.MEAN_SPECTRUM], oracle.mean_ * b, atol=1e-12 * oracle.mean_.max())
+    scaled = result[schema.FACTORS].values / b
+    signs = np.sign(np.sum(scaled * oracle.components_[:K], axis=1))
+    np.testing.assert_allclose(scaled, oracle.components_[:K] * signs[:, None], atol=1e-8)
+    live = X.sum(axis=1) > 0
+    theirs = (oracle.transform(X / a[:, None] / b)[:, :K] * signs * a[:, None]).T
+    found = rows_of(result[schema.LOADINGS])
+    np.testing.assert_allclose(found[:, live], theirs[:, live], atol=1e-5 * np.abs(theirs).max())
+    if noise:
+        # A dead pixel weighs nothing: no loadings, and nothing of the mean.
+        assert not found[:, ~live].any()
+        assert not result[schema.MEAN_LOADING].values.ravel()[~live].any()
+
+
+@pytest.mark.parametrize("solver", ["gram", "randomized", "incremental"])
+@pytest.mark.parametrize("noise", ["poisson", None])
+def test_model_of_a_centred_result_has_its_mean(solver, noise):
+    counts = with_dead(made_counts((23, 29, 61), seed=12))
+    result = pca(as_map(counts), n_components=2, noise=noise, solver=solver, centre=True)
+    X = matrix(counts)
+    a, b = weights(X) if noise else (np.ones(len(X)), np.ones(X.shape[1]))
+    scaled = X / a[:, None] / b
+    oracle = PCA(2, svd_solver="full").fit(scaled)
+    expected = oracle.inverse_transform(oracle.transform(scaled)) * a[:, None] * b
+    live = X.sum(axis=1) > 0
+    found = matrix(reconstruct(result).values)
+    close = 0.05 if solver == "incremental" else 1e-5
+    np.testing.assert_allclose(found[live], expected[live], atol=close * np.abs(expected).max())
+    # Of one component, the mean still is there.
+    one = matrix(reconstruct(result, components=[2]).values)
+    off = rows_of(result[schema.LOADINGS])[:1].T @ result[schema.FACTORS].values[:1]
+    np.testing.assert_allclose(found - one, off, atol=1e-5 * np.abs(expected).max())
+
+
+def test_centred_model_of_all_components_is_the_map():
+    counts = with_dead(made_counts((17, 23, 61), seed=13))
+    whole = reconstruct(pca(as_map(counts, chunks=(5, 11, 20)), n_components=61, centre=True))
+    np.testing.assert_allclose(whole, counts, atol=1e-4)
+
+
+def test_centred_result_of_pixels_that_are_alike_has_no_variance():
+    counts = np.broadcast_to(np.arange(1, 14, dtype=np.uint16), (7, 11, 13)).copy()
+    for solver in ("gram", "randomized"):
+        result = pca(as_map(counts), n_components=2, solver=solver, centre=True)
+        assert not result[schema.EXPLAINED_VARIANCE].values.any()
+        assert not result[schema.EXPLAINED_VARIANCE_RATIO].values.any()
+        np.testing.assert_allclose(reconstruct(result), counts, rtol=1e-5)
+
+
+def test_hyperspy_gives_the_same_centred_components():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Importing `Lazy")
+        exspy = importlib.import_module("exspy")
+    counts = made_counts((13, 17, 61), seed=14)
+    signal = exspy.signals.EDSSEMSpectrum(counts.astype(np.float64))
+    # It refuses to centre what is Poisson-scaled.
+    signal.decomposition(False, algorithm="SVD", output_dimension=None, centre="navigation", print_info=False)
+    theirs = signal.learning_results
+    result = pca(as_map(counts), n_components=4, noise=None, centre=True)
+    np.testing.assert_allclose(result[schema.EXPLAINED_VARIANCE], theirs.explained_variance[:4], rtol=1e-9)
+    np.testing.assert_allclose(result[schema.EXPLAINED_VARIANCE_RATIO], theirs.explained_variance_ratio[:4], rtol=1e-9)
+    ours = rows_of(result[schema.LOADINGS])[:2].T @ result[schema.FACTORS].values[:2]
+    model = theirs.loadings[:, :2] @ theirs.factors[:, :2].T
+    np.testing.assert_allclose(ours, model, atol=1e-5 * np.abs(model).max())
+
+
+# ------------------------------------------------------------------------------------------------- choice of solver
+def test_auto_says_what_it_chose_and_why_and_never_by_the_budget(monkeypatch, caplog):
     ds = as_map(made_counts((7, 11, 61)))
-    monkeypatch.setattr(principal, "MOST_CHANNELS_OF_GRAM", 61)
-    assert pca(ds, n_components=2).attrs[schema.PARAMETERS]["solver"] == "gram"
+    with caplog.at_level("INFO", logger="eds_chunked"):
+        result = pca(ds, n_components=2)
+    parameters = result.attrs[schema.PARAMETERS]
+    assert parameters["solver"] == "gram"
+    assert f"solver gram, for {parameters['solver_chosen_for']}" in caplog.text
     with pytest.raises(MemoryBudgetError, match="memory for pca: found a budget of 100 MB"):
         pca(ds, n_components=2, memory="100MB")
-    monkeypatch.setattr(principal, "MOST_CHANNELS_OF_GRAM", 60)
-    assert pca(ds, n_components=2).attrs[schema.PARAMETERS]["solver"] == "incremental"
+    monkeypatch.setattr(solver_cost, "MOST_CHANNELS_OF_GRAM", 60)
+    result = pca(ds, n_components=2)
+    assert result.attrs[schema.PARAMETERS]["solver"] == "randomized"
+    assert "gram stops at 60 channels" in result.attrs[schema.PARAMETERS]["solver_chosen_for"]
+    assert "solver_chosen_for" not in pca(ds, n_components=2, solver="gram").attrs[schema.PARAMETERS]
+
+
+@pytest.mark.parametrize(
+    ("n_pixels", "n_channels", "filled", "chosen"),
+    [
+        (120_000, 2048, 175, "gram"),
+        (2_356_900, 2048, 175, "gram"),  # Randomized is slower by its passes.
+        (2_356_900, 4096, 400, "gram"),
+        (10_000, 4096, 40, "gram"),  # Slower by seconds, and worth them.
+        (10_000, 8192, 40, "randomized"),  # A minute for eigenvalues of which 20 are wanted.
+        (20_000_000, 8192, 175, "gram"),
+        (2_356_900, 8193, 175, "randomized"),
+    ],
+)
+def test_choice_follows_from_pixels_channels_and_filling(n_pixels, n_channels, filled, chosen):
+    solver, because = choose_solver(n_pixels, n_channels, filled, 20)
+    assert solver == chosen
+    assert f"{n_pixels} pixels x {n_channels} channels, about {filled} of them filled" in because
+
+
+def test_advice_from_a_few_eigenvalues_has_no_noise_edge():
+    few = pca(as_map(made_counts()), n_components=K, solver="randomized")
+    assert schema.NOISE_RATIO not in few
+    assert few.sizes[schema.RANK] == K
+    assert advise_components(few).n_components is None
 
 
 # ------------------------------------------------------------------------------------------------------ bad input

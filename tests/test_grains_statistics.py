@@ -12,6 +12,7 @@ from scipy import stats as scipy_stats
 from eds_chunked import schema
 from eds_chunked.errors import ParameterError
 from eds_chunked.grains import intervals
+from eds_chunked.grains.lognormality import normal_quantiles
 from eds_chunked.grains.split import separate_grains
 from eds_chunked.grains.statistics import FewGrainsWarning, GrainSizeStatistics, compare_phases, grain_size_statistics
 from tests.real_data import real_data
@@ -205,13 +206,141 @@ def test_table_and_dict(toy):
     assert "values" not in again
 
 
+def test_a_step_above_the_range_is_an_error(toy):
+    largest = np.ptp(toy)
+    grain_size_statistics(toy, precision=largest)
+    for scale in ("linear", "log", "normalised"):
+        with pytest.raises(ParameterError, match="above the range of the sizes"):
+            grain_size_statistics(toy, precision=largest * 1.001, scale=scale)
+    with pytest.raises(ParameterError, match="at most 100000 points"):
+        grain_size_statistics(toy, precision=1e-5)
+
+
+@pytest.mark.parametrize("scale", ["linear", "log", "log10", "sqrt"])
+@pytest.mark.parametrize("precision", [0.02, 0.3, None])
+def test_no_step_of_the_density_is_over_the_precision(toy, scale, precision):
+    found = grain_size_statistics(toy, scale=scale, precision=precision, resamples=0)
+    assert np.diff(found.kde_grid).max() == pytest.approx(found.precision)
+    assert found.precision <= (precision or 0.2) * (1 + 1e-9)
+    assert len(found.kde_grid) >= 512
+
+
+def test_the_boundary_is_added_to_every_diameter(toy):
+    plain, found = grain_size_statistics(toy), grain_size_statistics(toy, boundary_width_um=0.7)
+    np.testing.assert_allclose(found.values, np.sort(toy) + 0.7)
+    assert found.arithmetic_mean == pytest.approx(plain.arithmetic_mean + 0.7)
+    assert found.sd_ddof1 == pytest.approx(plain.sd_ddof1)
+    assert found.geometric_mean > plain.geometric_mean + 0.7
+    assert (plain.boundary_width_um, found.boundary_width_um) == (None, 0.7)
+    row = found.table().set_index("measure").loc["boundary width"]
+    assert (row.value, row.unit, row.method) == (0.7, "um", "added to every diameter")
+    assert "boundary width" not in set(plain.table().measure)
+    with pytest.raises(ParameterError, match="diameters in um"):
+        grain_size_statistics(toy, boundary_width_um=0.7, unit="px")
+    for wrong in (-0.1, np.nan, np.inf):
+        with pytest.raises(ParameterError, match="boundary_width_um: found"):
+            grain_size_statistics(toy, boundary_width_um=wrong)
+    # Without its boundary a size of 0 is no size.
+    with pytest.raises(ParameterError, match=r"first 0\.0 at 1"):
+        grain_size_statistics([1.0, 0.0, 2.0], boundary_width_um=0.7)
+
+
+def test_the_bootstrap_is_scipys(toy):
+    """Other random samples, so that the ends agree to a small part of the interval's width."""
+    found = grain_size_statistics(toy, resamples=4000)
+    for measure, statistic in (("arithmetic mean", np.mean), ("geometric mean", scipy_stats.gmean)):
+        expected = scipy_stats.bootstrap(
+            (toy,), statistic, n_resamples=4000, method="percentile", rng=np.random.default_rng(5)
+        ).confidence_interval
+        ours = interval(found, measure, "bootstrap, percentiles of 4000 samples, seed 0")
+        np.testing.assert_allclose(ours, expected, atol=0.08 * (expected.high - expected.low))
+    low, high = interval(found, "median", "bootstrap")
+    assert low < found.median < high
+    other = grain_size_statistics(toy, seed=1)
+    assert interval(other, "median", "bootstrap, percentiles of 1000 samples, seed 1") != (low, high)
+    without = {i.method for i in grain_size_statistics(toy, resamples=0).confidence_intervals}
+    assert not any(method.startswith("bootstrap") for method in without)
+    with pytest.raises(ParameterError, match="resamples: found -1"):
+        grain_size_statistics(toy, resamples=-1)
+
+
+def test_bootstrap_in_parts_is_the_bootstrap_in_one(toy, monkeypatch):
+    whole = intervals.by_bootstrap(toy, resamples=101, seed=3)
+    monkeypatch.setattr(intervals, "_VALUES_AT_ONCE", 7 * len(toy))
+    assert intervals.by_bootstrap(toy, resamples=101, seed=3) == whole
+
+
+def test_log_normality_is_scipys(toy):
+    found = grain_size_statistics(toy).log_normality
+    expected = scipy_stats.shapiro(np.log(toy))
+    assert found.test == "Shapiro-Wilk of logarithms"
+    assert (found.statistic, found.p_value) == pytest.approx((expected.statistic, expected.pvalue), rel=1e-6)
+    assert found.p_value > 0.05
+    many = np.random.default_rng(3).lognormal(3, 0.4, 5001)
+    found = grain_size_statistics(many, resamples=0).log_normality
+    assert found.test == "D'Agostino-Pearson of logarithms"
+    assert found.p_value == pytest.approx(scipy_stats.normaltest(np.log(many)).pvalue, rel=1e-6)
+    assert grain_size_statistics(np.linspace(1, 50, 600)).log_normality.p_value < 1e-6
+
+
+def test_normal_quantiles_are_near_the_expected_order_statistics():
+    drawn = np.sort(np.random.default_rng(0).standard_normal((20_000, 11)), axis=1).mean(axis=0)
+    np.testing.assert_allclose(normal_quantiles(11), drawn, atol=0.03)
+
+
+def test_shares_of_area(toy):
+    found = grain_size_statistics(toy, scale="log", bins=9)
+    expected, _ = np.histogram(toy, found.bin_edges * np.r_[1 - 1e-12, np.ones(8), 1 + 1e-12], weights=toy**2)
+    np.testing.assert_allclose(found.bin_area, expected / np.sum(toy**2))
+    centre = np.average(toy, weights=toy**2)
+    assert found.area_weighted_mean == pytest.approx(centre)
+
+
+@pytest.mark.parametrize("scale", ["linear", "log", "log10", "sqrt", "normalised"])
+@pytest.mark.parametrize("kind", ["distribution", "area", "quantiles"])
+def test_figures_fit_one_column(toy, scale, kind):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = grain_size_statistics(toy, scale=scale, resamples=0).plot(kind)
+    assert figure.get_figwidth() * 25.4 < 90
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (axes,) = figure.axes
+    box = axes.get_tightbbox(canvas.get_renderer())
+    assert (box.x0, box.y0) >= (-1, -1)
+    assert box.x1 <= figure.bbox.width + 1
+    assert box.y1 <= figure.bbox.height + 1
+    assert axes.bbox.height > 0.4 * figure.bbox.height
+
+
+def test_figures_of_area_and_quantiles_draw_what_the_statistics_hold(toy):
+    found = grain_size_statistics(toy)
+    (axes,) = found.plot("area").axes
+    np.testing.assert_allclose([bar.get_height() for bar in axes.patches], 100 * found.bin_area)
+    (axes,) = found.plot("quantiles").axes
+    grains, line = axes.lines
+    np.testing.assert_array_equal(grains.get_ydata(), np.sort(toy))
+    np.testing.assert_allclose(
+        line.get_ydata(),
+        np.exp(
+            np.polyval(
+                np.polyfit(
+                    [-1, 1], np.log(found.geometric_mean) + np.log(found.multiplicative_sd) * np.array([-1, 1]), 1
+                ),
+                line.get_xdata(),
+            )
+        ),
+    )
+    with pytest.raises(ParameterError, match="kind: found 'other'"):
+        found.plot("other")
+
+
 def test_it_does_the_same_twice_whatever_the_order(toy):
     first = grain_size_statistics(toy)
     json_of = [json.dumps(grain_size_statistics(list(toy)).to_dict()) for _ in range(2)]
     assert json_of[0] == json_of[1] == json.dumps(first.to_dict())
     shuffled = grain_size_statistics(np.random.default_rng(0).permutation(toy))
-    assert shuffled.kde_mode == pytest.approx(first.kde_mode, rel=1e-5)
-    assert shuffled.median == first.median
+    assert json.dumps(shuffled.to_dict()) == json_of[0]
 
 
 def test_bins_by_number_width_and_rule(toy):
@@ -326,7 +455,7 @@ def test_phases_side_by_side_lose_none():
     assert list(table.reason) == ["", "", "0 usable grains, 3 are needed", "2 usable grains, 3 are needed"]
     numbers = table.drop(columns="reason")
     assert np.isfinite(numbers.loc[[1, 2]]).all(axis=None)
-    assert numbers.loc[[3, 4]].filter(like="_um").isna().all(axis=None)
+    assert numbers.loc[[3, 4]].filter(like="_um").drop(columns="boundary_width_um").isna().all(axis=None)
     with pytest.warns(FewGrainsWarning):
         alone = grain_size_statistics(grains, phase=1)
     assert table.median_um[1] == alone.median

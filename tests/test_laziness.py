@@ -1,5 +1,6 @@
 """Lazy means zero computes: a scheduler that refuses to run stands in for dask's."""
 
+import warnings
 from pathlib import Path
 
 import dask
@@ -29,6 +30,9 @@ def test_open_and_select_compute_nothing(store: str) -> None:
     with dask.config.set(scheduler=refuse):
         ds = edc.open(store).sel(energy=slice(0.2, 12)).isel(x=slice(3, 40)).chunk(y=7)
         assert ds.sizes["x"] == 37
+        part = ds.eds.exclude(energy=[(1, 2)], min_counts=3).eds.rebin(y=2, x=2)
+        assert part["counts"].chunks is not None
+        assert part["analysed_pixel"].chunks is not None
         assert xr.open_zarr(store, group="map", consolidated=False).sizes["energy"] == SHAPE[2]
         edc.open_tree(store)
 
@@ -55,11 +59,27 @@ def test_a_step_returns_maps_that_are_lazy(store: str) -> None:
     assert pca["loadings"].chunks is not None
 
 
-LAZY = {"open", "open_tree", "load", "reconstruct"}
+def test_interchange_computes_no_counts(store: str, tmp_path: Path) -> None:
+    ds = edc.open(store).eds.window(0.2, 20)
+    path = edc.write_learning_results(edc.load(store, "nmf"), tmp_path / "k3.npz")
+    with dask.config.set(scheduler=refuse), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Importing .* is deprecated")  # of eXSpy's own imports
+        signal = edc.to_hyperspy(ds, results=edc.load(store, "nmf"))
+        assert edc.from_hyperspy(signal)["counts"].chunks is not None
+        assert edc.read_learning_results(ds, path)["loadings"].chunks is not None
+    np.testing.assert_array_equal(edc.read_learning_results(ds, path)["loadings"], edc.load(store, "nmf")["loadings"])
+
+
+LAZY = {"open", "open_tree", "load", "reconstruct", "exclude", "rebin"}
+LAZY |= {"to_hyperspy", "from_hyperspy", "read_learning_results"}
 COMPUTES = {
+    "write_learning_results",
     *("run", "convert", "calibrate", "clean", "save", "export", "verify", "write_report", "write_results"),
-    *("pca", "nmf", "advise_components", "segment_phases", "modal_table", "phase_spectra"),
+    *("decompose", "residual", "pca", "nmf", "advise_components", "segment_phases", "modal_table", "phase_spectra"),
+    *("association", "merge_phases"),
+    *("component_stability", "cluster", "identify_elements"),
     *("separate_grains", "grain_table", "grain_size_statistics", "compare_phases", "write_grain_files"),
+    *("saltykov", "two_step_stereology"),
 }
 
 

@@ -1,15 +1,28 @@
 """The modal table closes to 100 % and hides nothing."""
 
+import json
+
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eds_chunked import schema
+from eds_chunked.cli import main
+from eds_chunked.decomposition.nonnegative import nmf
 from eds_chunked.errors import ChunkLayoutError, ParameterError
+from eds_chunked.phases import modal
 from eds_chunked.phases.modal import modal_table
+from eds_chunked.phases.naming import merge_phases
+from eds_chunked.phases.segment import segment_phases
+from eds_chunked.store.conversion import convert
+from eds_chunked.store.opening import open_map
+from eds_chunked.store.results import load, save
+from tests.decomposition_maps import ArrayReader, ragged, rock_counts, small_rock
 
 
 def made_phases(label, n_phases, *, size=(0.5, 0.25), units=schema.MICROMETRE):
@@ -34,7 +47,10 @@ LABEL = np.array([[1, 1, 1, 0, 255, 255, 3], [1, 3, 3, 0, 0, 255, 3]])
 
 def test_every_number_by_hand():
     table = modal_table(made_phases(LABEL, 3))
-    assert list(table.columns) == ["phase", "n_pixels", "area_um2", "area_percent", "mask_percent"]
+    assert list(table.columns) == [
+        *("phase", "n_pixels", "area_um2", "area_percent", "mask_percent"),
+        *("area_percent_low", "area_percent_high"),
+    ]
     assert table["phase"].tolist() == ["1", "2", "3", "unassigned", "mixed"]
     assert table["n_pixels"].tolist() == [4, 0, 4, 3, 3]
     assert table["area_um2"].tolist() == [0.5, 0.0, 0.5, 0.375, 0.375]
@@ -85,3 +101,203 @@ def test_labels_without_a_row_are_an_error():
         modal_table(made_phases(LABEL, 3).isel(x=slice(0, 0)))
     with pytest.raises(ChunkLayoutError, match="mask"):
         modal_table(made_phases(LABEL, 3).drop_vars(schema.MASK))
+
+
+# ---------------------------------------------------------------------------------------------- left out
+def with_left_out(label, n_phases, left_out):
+    phases = made_phases(label, n_phases)
+    return phases.assign_coords({schema.ANALYSED_PIXEL: ((schema.Y, schema.X), ~left_out)})
+
+
+def test_pixels_left_out_have_a_row_and_the_table_still_closes():
+    left_out = np.zeros(LABEL.shape, bool)
+    left_out[:, 3] = True  # both are without a phase
+    left_out[0, 0] = True  # was given a phase all the same, on request
+    table = modal_table(with_left_out(LABEL, 3, left_out))
+    assert table["phase"].tolist() == ["1", "2", "3", "unassigned", "mixed", "left out"]
+    assert table["n_pixels"].tolist() == [4, 0, 4, 1, 3, 2]
+    assert table["area_percent"].sum() == pytest.approx(100, rel=1e-13)
+    assert np.isnan(table["mask_percent"].iloc[-1])
+    assert len(modal_table(with_left_out(LABEL, 3, np.zeros(LABEL.shape, bool)))) == 5
+
+
+# ---------------------------------------------------------------------------------------------- intervals
+def grains(rng, share, *, shape=(240, 300), radius=6):
+    """Return a map of discs thrown at random until they cover about ``share`` of the plane: a Boolean model."""
+    margin = radius
+    area = (shape[0] + 2 * margin) * (shape[1] + 2 * margin)
+    n = rng.poisson(-np.log(1 - share) * area / (np.pi * radius**2))
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    disc = y**2 + x**2 <= radius**2
+    covered = np.zeros((shape[0] + 4 * radius, shape[1] + 4 * radius), bool)
+    for row, column in zip(
+        rng.integers(0, shape[0] + 2 * radius, n), rng.integers(0, shape[1] + 2 * radius, n), strict=True
+    ):
+        covered[row : row + 2 * radius + 1, column : column + 2 * radius + 1] |= disc
+    return 1 + covered[2 * radius : -2 * radius, 2 * radius : -2 * radius]
+
+
+def test_the_interval_holds_the_share_of_the_rock():
+    """Blocks of 30 x 38 pixels, discs of 12: nearly 95 %. As if pixels were independent it would be a few percent."""
+    rng = np.random.default_rng(11)
+    truth = 100 * np.mean([(grains(rng, 0.3) == 2).mean() for _ in range(60)])
+    hits, widths = [], []
+    for _ in range(100):
+        row = modal_table(made_phases(grains(rng, 0.3), 2)).iloc[1]
+        assert row["area_percent_low"] < row["area_percent"] < row["area_percent_high"]
+        hits.append(row["area_percent_low"] <= truth <= row["area_percent_high"])
+        widths.append(row["area_percent_high"] - row["area_percent_low"])
+    assert 0.87 <= np.mean(hits) <= 0.995
+    as_if_independent = 2 * 1.96 * 100 * np.sqrt(0.3 * 0.7 / (240 * 300))
+    assert np.mean(widths) > 5 * as_if_independent
+
+
+@settings(max_examples=10, deadline=None)
+@given(chunks=st.tuples(ragged(31), ragged(47)), blocks=st.sampled_from([1, 4, 64, 5000]))
+def test_the_same_table_for_every_chunking_and_twice(chunks, blocks):
+    label = np.random.default_rng(3).choice([0, 1, 2, 3, 255], (31, 47))
+    phases = made_phases(label, 3)
+    lazy = phases.assign({schema.LABEL: (phases[schema.LABEL].dims, da.from_array(label.astype(np.uint8), chunks))})
+    expected = modal_table(phases, blocks=blocks)
+    pd.testing.assert_frame_equal(modal_table(lazy, blocks=blocks), expected, check_exact=True)
+    assert expected["area_percent_low"].isna().all() == (blocks == 1)
+
+
+def test_blocks_are_square_on_the_section_and_cover_every_pixel_once():
+    label = np.random.default_rng(3).choice([0, 1], (40, 40))
+    # Pixels twice as high as wide: 8 blocks are 4 high and 2 wide.
+    counts = modal._counts_of_blocks(made_phases(label, 1), 8, 2.0)
+    assert counts.shape == (8, 257)
+    assert counts.sum(axis=1).tolist() == [200] * 8
+    assert counts[0, 1] == np.count_nonzero(label[:10, :20] == 1)
+    assert counts[3, 1] == np.count_nonzero(label[10:20, 20:] == 1)
+
+
+# ---------------------------------------------------------------------------------------------- weights
+def test_weights_by_hand(tmp_path):
+    phases = merge_phases(made_phases(LABEL, 3), names={3: "iron, native"})
+    path = tmp_path / "densities.csv"
+    path.write_text('\ufeffname,density_g_cm3,phase\nx,2.5, 1\ny,7.5,"iron, native"\n\nz,,2\n', encoding="utf-8")
+    for densities in (path, str(path), {1: 2.5, "iron, native": 7.5}, {"1": 2.5, 3: 7.5}):
+        table = modal_table(phases, densities=densities)
+        assert table["weight_percent"].tolist()[:1] + table["weight_percent"].tolist()[2:3] == [25, 75]
+        assert table["weight_percent"].isna().tolist() == [False, True, False, True, True]
+        assert table["density_g_cm3"].tolist()[:1] == [2.5]
+        assert table["weight_reason"].tolist() == ["", "no density", "", *["no phase, not weighed"] * 2]
+    table = modal_table(phases, densities={1: 2.5, 3: 7.5, "mixed": 5})
+    np.testing.assert_allclose(table["weight_percent"], [1000 / 55, np.nan, 3000 / 55, np.nan, 1500 / 55])
+
+
+def test_a_missing_density_is_told_and_loses_nothing():
+    table = modal_table(made_phases(LABEL, 3), densities={1: 2.65})
+    assert table["weight_percent"].isna().all()
+    assert table["weight_reason"].tolist()[:3] == ["no density of phase 3: total not known", "no density", "no density"]
+    assert table["area_percent"].sum() == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("densities", "match"),
+    [
+        ({4: 2}, "densities: found phase '4', expected each once: 1, 2, 3, unassigned, mixed"),
+        ({"quartz": 2}, "found phase 'quartz'"),
+        ({1: 2, "1": 3}, "found phase '1' twice"),
+        ({1: 0}, "densities: phase '1': found 0, expected a density"),
+        ({1: float("nan")}, "found nan"),
+        ({1: "dense"}, "found 'dense'"),
+        ("absent.csv", "absent.csv: found .*No such file"),
+    ],
+)
+def test_bad_densities(densities, match):
+    with pytest.raises(ParameterError, match=match):
+        modal_table(made_phases(LABEL, 3), densities=densities)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("", r"found columns \[\]"),
+        ("phase;density\n1;2", "found columns"),
+        ("phase,density_g_cm3\n1\n", "row 2: found"),
+    ],
+)
+def test_bad_files_of_densities(tmp_path, content, match):
+    path = tmp_path / "densities.csv"
+    path.write_text(content)
+    with pytest.raises(ParameterError, match=match):
+        modal_table(made_phases(LABEL, 3), densities=path)
+
+
+def test_bad_blocks():
+    with pytest.raises(ParameterError, match="blocks: found 0"):
+        modal_table(made_phases(LABEL, 3), blocks=0)
+
+
+# ---------------------------------------------------------------------------------------------- verbs
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("modal") / "rock.zarr")
+    convert(ArrayReader(rock_counts(small_rock((61, 67, 127)))), path)
+    save(nmf(open_map(path), n_components=3, max_epochs=1), path)
+    save(segment_phases(load(path, "nmf"), min_size=4), path)
+    return path
+
+
+def said(*arguments):
+    done = CliRunner().invoke(main, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_the_verb_modal(store, tmp_path):
+    densities = tmp_path / "densities.csv"
+    densities.write_text("phase,density_g_cm3\nfeldspar,2.6\n2,3.0\n")
+    target = tmp_path / "modal.csv"
+    asked = ["modal", store, "--merge", "feldspar=1,3", "--densities", str(densities), "--csv", str(target)]
+    found = said(*asked)["modal"]
+    assert [row["phase"] for row in found] == ["feldspar", "2", "unassigned", "mixed"]
+    assert sum(row["weight_percent"] or 0 for row in found) == pytest.approx(100)
+    pd.testing.assert_frame_equal(pd.read_csv(target, keep_default_na=False)[["phase"]], pd.DataFrame(found)[["phase"]])
+    done = CliRunner().invoke(main, asked)
+    assert done.exit_code == 0
+    assert "weight %" in done.stdout
+    assert "95 % interval" in done.stdout
+    assert "unassigned: no phase, not weighed." in done.stdout
+
+
+def test_the_verb_association(store, tmp_path):
+    target, picture = tmp_path / "association.csv", tmp_path / "association.png"
+    asked = [
+        "association",
+        store,
+        "--merge",
+        "resin=2",
+        "--free",
+        "resin",
+        "--csv",
+        str(target),
+        "--plot",
+        str(picture),
+    ]
+    found = said(*asked)
+    assert {row["neighbour"] for row in found["contacts"]} >= {"1", "resin", "3"}
+    assert len(pd.read_csv(target)) == len(found["contacts"])
+    assert picture.stat().st_size > 10_000
+    done = CliRunner().invoke(main, asked)
+    assert done.exit_code == 0, done.output
+    assert "-5.2 % to +2.6 %" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["modal", "--merge", "feldspar"], "no name with phases such as feldspar=2,5"),
+        (["modal", "--merge", "a=1", "--merge", "a=2"], "a name may be given once"),
+        (["association", "--merge", "a=1,9"], "found [9], expected numbers of 1 to 3"),
+        (["association", "--free", "resin"], "free: found ['resin']"),
+    ],
+)
+def test_what_cannot_be_is_one_line(store, arguments, message):
+    done = CliRunner().invoke(main, [arguments[0], store, *arguments[1:]])
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert message in done.stderr

@@ -23,7 +23,7 @@ from eds_chunked.cli import main
 from eds_chunked.errors import EdsError, ParameterError, StoreError, StoreNotFoundError
 from eds_chunked.store import drafts
 from eds_chunked.store.backend import ObjectStore, delete_dir, is_remote, location_text, stored_bytes, zarr_store
-from eds_chunked.workflow import model_step, results_folder
+from eds_chunked.workflow import results_folder, write_model
 from tests.ripple_files import write_ripple
 
 pytestmark = pytest.mark.filterwarnings("ignore::eds_chunked.grains.statistics.FewGrainsWarning")
@@ -82,7 +82,7 @@ def test_the_whole_way_in_memory_gives_what_it_gives_on_a_disk(url: str, tmp_pat
     page = edc.write_report(url, tmp_path / "report.html").read_text()
     assert page.count("<img") == edc.write_report(disk, tmp_path / "disk.html").read_text().count("<img") > 8
     assert edc.export(url, tmp_path / "rock.hspy").stat().st_size > 10_000
-    assert model_step(url, f"{url}-model") == (37, 43, edc.load(url, "nmf").sizes["energy"])
+    assert write_model(url, f"{url}-model") == (37, 43, edc.load(url, "nmf").sizes["energy"])
     model = zarr.open_array(zarr_store(f"{url}-model", read_only=True), path="model", mode="r")
     np.testing.assert_allclose(model[:], edc.reconstruct(edc.load(disk, "nmf")).values, rtol=1e-6)
     # Results go into the store that the map came from, not through a scratch folder.
@@ -111,7 +111,7 @@ def test_every_verb_takes_a_url(url: str, source: Path, tmp_path: Path, monkeypa
     report = answer("report", url)["report"]
     # Beside a URL nothing can be written: the working folder it is.
     assert Path(report) == tmp_path / "rock-results" / "report.html"
-    answer("model", url, f"{url}-model")
+    assert answer("model", url, "--write-model", f"{url}-model")["address"] == "model/k2.r1"
     answer("export", url, tmp_path / "rock.hspy")
     again = call("convert", source, url, code=2)
     assert "found a store, expected a new place" in again.stderr

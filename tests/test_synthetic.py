@@ -399,3 +399,50 @@ def test_bad_rows_are_named() -> None:
     for view in (source.labels, source.grains, source.mixture):
         with pytest.raises(ParameterError, match="0:5"):
             view(3, 6)
+
+
+# -------------------------------------------------------------------------------- area shares, fluctuating strobe
+def test_phases_cover_the_shares_that_were_asked_for() -> None:
+    source = rock((301, 307, 61), n_phases=3, shares=(3, 1, 0.01), grain_size=2.0, energy_scale=0.2)
+    area = np.bincount(source.labels(0, 301).ravel(), minlength=4)[1:] / (301 * 307)
+    expected = np.array([3, 1, 0.01]) / 4.01
+    np.testing.assert_allclose(source.shares, expected)
+    # A grain is four pixels.
+    np.testing.assert_array_less(abs(area - expected), 5 * np.sqrt(expected / (301 * 307 / 4)))
+    assert source.header.metadata["synthetic"]["shares"] == [3, 1, 0.01]
+
+
+@pytest.mark.parametrize("counts", [30.0, 900.0])
+def test_strobe_fluctuates_by_what_was_asked_for_and_the_rest_does_not(counts: float) -> None:
+    given: dict[str, Any] = {"counts_per_pixel": counts, "grain_size": 9, "brightness": (0.5, 2.2), **COARSE}
+    steady, source = rock((67, 131, 61), **given), rock((67, 131, 61), strobe_fluctuation=0.4, **given)
+    np.testing.assert_array_equal(source.spectra, steady.spectra)
+    energy = -0.2 + 0.2 * np.arange(61)
+    strobe = abs(energy) < 0.1
+    found, expected = dense(source), truth(source)
+    assert abs(found.sum() - expected.sum()) < 5 * np.sqrt(expected.sum() + (0.4 * 0.05 * counts) ** 2 * 67 * 131)
+    for channels, excess in ((strobe, 0.4**2), (energy > 0.4, 0.0)):
+        total, mean = found[..., channels].sum(axis=2), expected[..., channels].sum(axis=2)
+        # Over Poisson's, the variance that the expectation itself has.
+        relative = (((total - mean) ** 2 - mean) / mean**2).mean()
+        spread = np.sqrt((2 / mean**2 + 1 / mean**3 + 6 * excess / mean + excess**2).mean() / total.size)
+        assert abs(relative - excess) < 5 * spread + 1e-9
+
+
+def test_a_strobe_that_fluctuates_is_the_same_for_every_choice_of_rows() -> None:
+    source = rock((19, 23, 61), counts_per_pixel=200, strobe_fluctuation=0.5, blur=0.8, seed=3, **TINY)
+    for part, reference in zip(read(source, 4)[:3], read(source, 19)[:3], strict=True):
+        np.testing.assert_array_equal(part, reference)
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"shares": (1, 2)}, "shares: found .* expected 4 numbers above 0"),
+        ({"shares": (1, 2, 0, 1)}, "shares: found"),
+        ({"strobe_fluctuation": 0.7}, "strobe_fluctuation: found 0.7, expected a number from 0 to 0.57"),
+    ],
+)
+def test_shares_and_fluctuations_out_of_range(given: dict[str, Any], match: str) -> None:
+    with pytest.raises(ParameterError, match=match):
+        rock((7, 11, 61), **given)

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 import eds_chunked as edc
 from eds_chunked.readers import open_source
-from eds_chunked.workflow import model_step, nmf_step, pca_step, phases_step, spectra_step
+from eds_chunked.workflow import nmf_step, pca_step, phases_step, spectra_step, write_model
 from tests.real_data import real_data
 from tests.ripple_files import write_ripple
 
@@ -180,10 +180,10 @@ def test_ripple_written_from_the_dacite(tmp_path: Path, record_by: str, byte_ord
 
 def test_the_model_is_written_on_request(summary, tmp_path: Path) -> None:
     target = tmp_path / "model.zarr"
-    assert model_step(summary.store, target, components=[1, 3], memory="2GB")[:2] == (113, 151)
+    assert write_model(summary.store, target, components=[1, 3], memory="2GB")[:2] == (113, 151)
     nmf = edc.load(summary.store, "nmf").sel(component=[1, 3])
     written = xr.open_zarr(target, consolidated=False)["model"]
     expected = np.einsum("kyx,ke->yxe", nmf["loadings"].values, nmf["factors"].values)
     np.testing.assert_allclose(written.values, expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(FileExistsError, match="choose another"):
-        model_step(summary.store, target)
+        write_model(summary.store, target)

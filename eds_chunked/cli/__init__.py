@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import click
 
+from eds_chunked.cli.association_verb import association
+from eds_chunked.cli.cluster_verb import cluster
+from eds_chunked.cli.elements_verb import elements
 from eds_chunked.cli.group import Verbs
+from eds_chunked.cli.modal_verb import modal
+from eds_chunked.cli.model_verb import model
 from eds_chunked.cli.size_verbs import sizes
 from eds_chunked.cli.source_verbs import calibrate, convert, info
 from eds_chunked.cli.step_verbs import grains, nmf, pca, phases, spectra
-from eds_chunked.cli.store_verbs import export, verify
+from eds_chunked.cli.store_verbs import export, import_, verify
 from eds_chunked.cli.whole_verbs import demo, run
-from eds_chunked.cli.writing_verbs import clean, model, report
+from eds_chunked.cli.writing_verbs import clean, report
 
 __all__ = ["main"]
 
@@ -44,8 +49,8 @@ def main(context: click.Context) -> None:
 
 _VERBS = (
     *(run, demo, info, convert, calibrate),
-    *(pca, nmf, phases, spectra, model, grains, sizes),
-    *(report, export, verify, clean),
+    *(pca, nmf, model, phases, cluster, modal, association, spectra, elements, grains, sizes),
+    *(report, export, import_, verify, clean),
 )
 for _verb in _VERBS:
     main.add_command(_verb)

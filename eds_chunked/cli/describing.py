@@ -182,13 +182,16 @@ def size_pieces(table: pd.DataFrame) -> list[Piece]:
 def statistics_rows(table: pd.DataFrame, heading: str) -> Rows:
     """Return the size statistics of one sample for people."""
     rows = []
-    places = decimals(float(table.loc[table["unit"] != "1", "value"].min()))
+    places = decimals(float(table.loc[(table["unit"] != "1") & (table["measure"] != "precision"), "value"].min()))
     for row in table.to_dict("records"):
         value, low, high = (float(row[name]) for name in ("value", "ci_low", "ci_high"))
         interval = f"{low:,.{places}f}-{high:,.{places}f}" if math.isfinite(low) else ""
         counted = row["unit"] == "1" and value.is_integer()
         unit = "" if row["unit"] == "1" else row["unit"]
-        rows.append([row["measure"], f"{value:,.{0 if counted else places}f}", unit, interval, row["method"]])
+        # Neither the p-value of a test nor a fine step is 0.
+        small = 0 < abs(value) < 10.0**-places
+        said = f"{value:.1g}" if small else f"{value:,.{0 if counted else places}f}"
+        rows.append([row["measure"], said, unit, interval, row["method"]])
     return Rows(["measure", "value", "unit", "95 % CI", "method"], rows, heading, words=("unit", "method"))
 
 

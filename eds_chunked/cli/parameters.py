@@ -80,6 +80,14 @@ def whole_numbers(text: str) -> list[int]:
         raise click.BadParameter(f"{text!r} is no list of whole numbers such as 1,3") from None
 
 
+def merge(text: str) -> tuple[str, list[int]]:
+    """Read a name and the whole numbers of what it is the name of: ``NAME=I,J``."""
+    name, equals, members = text.rpartition("=")
+    if not equals or not name.strip():
+        raise click.BadParameter(f"{text!r} is no name with phases such as feldspar=2,5")
+    return name.strip(), whole_numbers(members)
+
+
 def number_or_rule(text: str) -> int | float | str:
     """Read a whole number, a number, or the name of a rule."""
     for kind in (int, float):
@@ -156,7 +164,25 @@ memory = click.option(
 energy = click.option(
     "--energy", type=energy_window, metavar="LO:HI", help="Window to analyse, keV. [default: 0.2 to the beam energy]"
 )
+project_excluded = click.option("--project-excluded", is_flag=True, help="Give pixels that are left out loadings too.")
 name = click.option("--name", metavar="RUN", help="Name of the run; a new revision if it exists.")
+
+
+def _merges(context: click.Context, parameter: click.Parameter, given: tuple[tuple[str, list[int]], ...]) -> Any:
+    if len({name for name, _ in given}) < len(given):
+        raise click.BadParameter("a name may be given once, with all its phases: feldspar=2,5", context, parameter)
+    return dict(given) or None
+
+
+merges = click.option(
+    "--merge",
+    "merges",
+    type=merge,
+    multiple=True,
+    callback=_merges,
+    metavar="NAME=I,J",
+    help="Take phases I and J as one and call it NAME; NAME=I only names it. May be given several times.",
+)
 overwrite = click.option("--overwrite", is_flag=True, help="Replace what is there.")
 pick = click.option("--map", "pick", metavar="NAME|NUMBER", help="Spectrum image to take, for files with several.")
 
@@ -243,6 +269,46 @@ def selecting(verb: Verb) -> Verb:
     @functools.wraps(verb)
     def gather(*args: Any, **given: Any) -> Any:
         return verb(*args, selection={key: given.pop(key) for key in _SELECTING_NAMES}, **given)
+
+    return gather
+
+
+_PART = (
+    click.option(
+        "--rebin", "bins", type=bins, metavar="N|Y,X|Y,X,E", help="Add up pixels and channels first, as convert does."
+    ),
+    click.option(
+        "--exclude-energy",
+        type=energy_window,
+        multiple=True,
+        metavar="LO:HI",
+        help="Channels to leave out, keV; may be given several times.",
+    ),
+    click.option(
+        "--min-counts",
+        type=float,
+        metavar="N",
+        help="Leave out pixels of fewer counts, over all channels of the stored map.",
+    ),
+    click.option(
+        "--mask",
+        metavar="FILE",
+        help="Pixels to analyse: an image or a .npy file of the size of the map, not zero where analysed; or a result "
+        "such as pca/main, for the same pixels.",
+    ),
+)
+_PART_NAMES = ("bins", "exclude_energy", "min_counts", "mask")
+
+
+def part_of_the_map(verb: Verb) -> Verb:
+    """Give a verb the options of what of a map is analysed, gathered in one argument ``part``."""
+
+    @options(*_PART)
+    @functools.wraps(verb)
+    def gather(*args: Any, **given: Any) -> Any:
+        from eds_chunked.workflow import Part
+
+        return verb(*args, part=Part(**{key: given.pop(key) for key in _PART_NAMES}), **given)
 
     return gather
 

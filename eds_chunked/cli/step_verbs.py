@@ -5,13 +5,16 @@ Each reads from the store what the step before saved, saves a new revision, and 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from eds_chunked import schema
 from eds_chunked.cli import parameters
 from eds_chunked.cli.output import Facts, Note, Output, Piece, Rows, number
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _noise = click.option("--noise", metavar="NAME", default="poisson", help="Scaling of the counts: poisson, or none.")
 
@@ -35,8 +38,27 @@ def _saved(output: Output, address: str) -> Facts:
     default=20,
     help="Components to keep.",
 )
-@click.option("--solver", metavar="NAME", default="auto", help="gram (exact), incremental, or auto.")
-@parameters.options(_noise, parameters.energy, parameters.name, parameters.memory)
+@click.option(
+    "--solver",
+    metavar="NAME",
+    default="auto",
+    help="gram (exact), randomized (several passes, for very many channels), incremental (scikit-learn's), or auto.",
+)
+@click.option("--centre", is_flag=True, help="Take the mean spectrum off first.")
+@click.option(
+    "--critical-variance",
+    type=float,
+    metavar="RATIO",
+    help="Count the components that explain more than this share of the variance, and draw it in the scree figure.",
+)
+@parameters.options(
+    _noise,
+    parameters.energy,
+    parameters.part_of_the_map,
+    parameters.project_excluded,
+    parameters.name,
+    parameters.memory,
+)
 @parameters.speaking
 def pca(output: Output, store: str, name: str | None, noise: str, **given: Any) -> None:
     """Find principal components, and advise a number of phases.
@@ -46,6 +68,7 @@ def pca(output: Output, store: str, name: str | None, noise: str, **given: Any) 
     \b
     Example:
       eds-chunked pca map.zarr -k 20 --energy 0.2:12
+      eds-chunked pca map.zarr --mask grains.png --exclude-energy 1.70:1.78
     """
     from eds_chunked import workflow
     from eds_chunked.decomposition.advice import advise_components
@@ -55,8 +78,9 @@ def pca(output: Output, store: str, name: str | None, noise: str, **given: Any) 
         address = workflow.pca_step(store, name=name or "main", noise=_scaling(noise), **given)
     result = load(store, address)
     ratios = [float(ratio) for ratio in result[schema.EXPLAINED_VARIANCE_RATIO].values]
-    advice = advise_components(result) if schema.NOISE_RATIO in result else None
-    first = ratios[: max(8, advice.n_components + 2 if advice else 0)]
+    advice = advise_components(result)
+    counted = [advice.n_components, advice.elbow, advice.n_critical]
+    first = ratios[: max([8, *(number + 2 for number in counted if number)])]
     noise_ratios = [float(r) for r in result[schema.NOISE_RATIO].values] if schema.NOISE_RATIO in result else []
     columns = ["component", "explained variance %", *(["over noise edge"] if noise_ratios else [])]
     rows = [
@@ -67,13 +91,18 @@ def pca(output: Output, store: str, name: str | None, noise: str, **given: Any) 
     if len(first) < len(ratios):
         rest = len(ratios) - len(first)
         pieces[0] = Rows(columns, [*rows, [f"+ {rest} more", f"{100 * sum(ratios[len(first) :]):.3f}"]])
-    if advice is not None:
-        pieces.append(Note(str(advice)))
+    pieces.append(Note(str(advice)))
     output.show(
         {
             "address": address,
             schema.EXPLAINED_VARIANCE_RATIO: ratios,
-            "advised_components": advice.n_components if advice else None,
+            "advised_components": advice.n_components,
+            "borderline_components": advice.n_borderline,
+            "over_noise_edge": [advice.last_ratio, advice.next_ratio],
+            "noise_edge_refused": advice.refused or None,
+            "elbow": advice.elbow,
+            "critical_variance": advice.critical_variance,
+            "components_above_critical": advice.n_critical,
             "seconds": output.seconds,
         },
         *pieces,
@@ -93,10 +122,36 @@ def pca(output: Output, store: str, name: str | None, noise: str, **given: Any) 
     help="Number of components.",
     show_default="as the saved PCA advises",
 )
-@click.option("--max-epochs", type=int, metavar="N", default=3, help="Times that the sample is gone through.")
-@click.option("--fit-pixels", type=int, metavar="N", default=131072, help="Pixels that the spectra are fitted to.")
+@click.option(
+    "--solver", metavar="NAME", default="sample", help="sample (random pixels), blockwise (all pixels), or minibatch."
+)
+@click.option(
+    "--loss",
+    metavar="NAME",
+    help="poisson (likelihood), or frobenius (least squares).",
+    show_default="poisson; frobenius for mini-batches, and for values that are no counts",
+)
+@click.option("--start", metavar="RESULT", help="Saved NMF or PCA to start from, such as pca or nmf/k4.")
+@click.option(
+    "--fixed-factors",
+    metavar="RESULT",
+    help="Fit loadings only, of the factors of a saved NMF: nmf/k4, or other.zarr:nmf/k4 of another store.",
+)
+@click.option("--restarts", type=int, metavar="N", default=1, help="Starts, of which the best is kept.")
+@click.option("--max-epochs", type=int, metavar="N", default=10, help="Most times that sample or map are gone through.")
+@click.option(
+    "--early-stop/--no-early-stop", default=True, help="Stop before the noise is learnt, as counts held out tell."
+)
+@click.option("--fit-pixels", type=int, metavar="N", default=131072, help="Pixels of the sample.")
 @click.option("--seed", type=int, metavar="N", default=0, help="Seed of the sample and the start.")
-@parameters.options(_noise, parameters.energy, parameters.name, parameters.memory)
+@parameters.options(
+    _noise,
+    parameters.energy,
+    parameters.part_of_the_map,
+    parameters.project_excluded,
+    parameters.name,
+    parameters.memory,
+)
 @parameters.speaking
 def nmf(output: Output, store: str, noise: str, **given: Any) -> None:
     """Factorise into non-negative spectra and maps, one a phase.
@@ -104,6 +159,8 @@ def nmf(output: Output, store: str, noise: str, **given: Any) -> None:
     \b
     Example:
       eds-chunked nmf map.zarr -k 4
+      eds-chunked nmf map.zarr -k 4 --solver blockwise --loss poisson --name kl4
+      eds-chunked nmf other.zarr --fixed-factors map.zarr:nmf/k4
     """
     from eds_chunked import workflow
     from eds_chunked.store.results import load
@@ -120,9 +177,16 @@ def nmf(output: Output, store: str, noise: str, **given: Any) -> None:
     output.show(
         {"address": address, "share_of_counts": shares, "unexplained": left, "seconds": output.seconds},
         Rows(["component", "counts %"], [[str(c), f"{100 * share:.2f}"] for c, share in shares.items()]),
-        Facts([("unexplained", f"{100 * left:.3g} % of the scaled sum of squares"), *_saved(output, address).rows]),
+        Facts([("unexplained", _unexplained(result)), *_saved(output, address).rows]),
         brief=address,
     )
+
+
+def _unexplained(result: xr.Dataset) -> str:
+    left, made_with = float(result[schema.OBJECTIVE][-1]), result.attrs[schema.PARAMETERS]
+    if made_with["loss"] == "poisson":
+        return f"divergence of {left:.4g} a count"
+    return f"{100 * left:.3g} % of the {'scaled ' if made_with['noise'] else ''}sum of squares"
 
 
 @click.command()

@@ -1,9 +1,12 @@
-"""Verbs on a store as a whole: ``export`` and ``verify``."""
+"""Verbs on a store as a whole, and what it exchanges with other software: ``export``, ``import``, ``verify``."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
+from eds_chunked import schema
 from eds_chunked.cli import parameters
 from eds_chunked.cli.output import Facts, Note, Output, Piece, Rows
 
@@ -18,7 +21,7 @@ _NO_JOURNAL = (
 
 @click.command()
 @click.argument("store", metavar="STORE")
-@click.argument("target", metavar="FILE.hspy|OUT.zarr")
+@click.argument("target", metavar="FILE.hspy|OUT.zarr|RESULT.npz")
 @click.option(
     "--codec",
     type=click.Choice(["zstd", "lz4", "counts"]),
@@ -26,31 +29,67 @@ _NO_JOURNAL = (
     help="How OUT.zarr packs counts: zstd or lz4 (read by every Zarr), or counts (needs this package).",
     show_default="zstd",
 )
+@click.option(
+    "--from", "parent", metavar="STEP/RUN", help="Result that goes into RESULT.npz.", show_default="the last nmf"
+)
 @parameters.options(parameters.overwrite, parameters.memory)
 @parameters.speaking
-def export(output: Output, store: str, target: str, codec: str | None, overwrite: bool, memory: str | None) -> None:
+def export(output: Output, store: str, target: str, **given: Any) -> None:
     """Write a store for other software: HyperSpy, or any Zarr.
 
     FILE.hspy gets the map. OUT.zarr, or a URL, gets a copy of the store with images and results, whose counts are
-    read where this package is not installed.
+    read where this package is not installed. RESULT.npz gets a PCA or NMF as HyperSpy's learning results.
 
     \b
     Example:
       eds-chunked export map.zarr map.hspy
       eds-chunked export map.zarr shared.zarr --codec zstd
+      eds-chunked export map.zarr k4.npz --from nmf/k4
     """
     from eds_chunked.memory import format_size
     from eds_chunked.store.backend import stored_bytes
-    from eds_chunked.store.export import export as export_map
+    from eds_chunked.workflow import export_step
 
     with output.working():
-        place = export_map(store, target, codec=codec, memory=memory, overwrite=overwrite)
+        place = export_step(store, target, **given)
     is_store = isinstance(place, str) or place.is_dir()
     size = stored_bytes(place) if isinstance(place, str) or place.is_dir() else place.stat().st_size
     output.show(
         {"file": place, "bytes": size, "seconds": output.seconds},
         Facts([("store" if is_store else "file", str(place)), ("size", format_size(size)), ("took", output.effort())]),
         brief=place,
+    )
+
+
+@click.command("import")
+@click.argument("store", metavar="STORE")
+@click.argument("path", metavar="RESULT.npz")
+@click.option("--energy", type=parameters.energy_window, metavar="LO:HI", help="Window that was decomposed, keV.",
+              show_default="all that the store has")  # fmt: skip
+@click.option("--bss", is_flag=True, help="Take the blind source separation, not the decomposition.")
+@click.option("--name", metavar="RUN", help="Name of the run; a new revision if it exists.", show_default="hsK")
+@parameters.speaking
+def import_(output: Output, store: str, path: str, bss: bool, **given: Any) -> None:
+    """Save a decomposition that HyperSpy made of the same map.
+
+    RESULT.npz is what signal.learning_results.save writes. Its pixels and channels are those of the store, or of the
+    window given by --energy. Phases and grains can then be made from it.
+
+    \b
+    Example:
+      eds-chunked import map.zarr results.npz --name hs4
+      eds-chunked phases map.zarr --from nmf/hs4
+    """
+    from eds_chunked.store.results import load
+    from eds_chunked.workflow import import_step
+
+    with output.working():
+        address = import_step(store, path, results="bss" if bss else "decomposition", **given)
+    n_components = load(store, address).sizes[schema.COMPONENT]
+    output.show(
+        {"address": address, "components": n_components, "seconds": output.seconds},
+        Facts([("components", str(n_components)), ("saved", address), ("took", output.effort())]),
+        brief=address,
     )
 
 

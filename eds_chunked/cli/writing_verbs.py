@@ -1,4 +1,4 @@
-"""Verbs on what a store holds: ``report``, ``model``, and ``clean``."""
+"""Verbs on what a store holds: ``report`` and ``clean``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from eds_chunked import schema
 from eds_chunked.cli import parameters
 from eds_chunked.cli.output import Facts, Note, Output
 
@@ -40,37 +39,6 @@ def report(output: Output, store: str, target: str | None) -> None:
         {"report": page, "files": files, "seconds": output.seconds},
         Facts([("report", str(page)), ("files", f"{len(files)} pictures and tables in {place}" if files else "")]),
         brief=page,
-    )
-
-
-@click.command()
-@click.argument("store", metavar="STORE")
-@click.argument("target", metavar="MODEL.zarr")
-@click.option(
-    "--components", type=parameters.whole_numbers, metavar="I,J,..", help="Components to use.", show_default="all"
-)
-@parameters.options(parameters.came_from(schema.NMF), parameters.memory)
-@parameters.speaking
-def model(
-    output: Output, store: str, target: str, parent: str, components: list[int] | None, memory: str | None
-) -> None:
-    """Write the low-rank model, the denoised map, as a Zarr array.
-
-    The model is loadings . factors, as large as the map in 4 bytes a value. In Python it need not be written:
-    eds_chunked.reconstruct is lazy.
-
-    \b
-    Example:
-      eds-chunked model map.zarr model.zarr --from nmf/k4 --components 1,3
-    """
-    from eds_chunked import workflow
-
-    with output.working():
-        shape = workflow.model_step(store, target, parent=parent, components=components, memory=memory)
-    output.show(
-        {"model": target, "shape": list(shape), "seconds": output.seconds},
-        Facts([("model", f"{' x '.join(map(str, shape))} in {target}"), ("took", output.effort())]),
-        brief=target,
     )
 
 

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import linalg
+from scipy.linalg import lapack
+from threadpoolctl import threadpool_limits
 
 from eds_chunked.decomposition.gram_pass import GramWork, join_gram
-from eds_chunked.decomposition.noise_edge import noise_ratios
+from eds_chunked.decomposition.noise_edge import noise_edge, unit_noise
 from eds_chunked.decomposition.scaling import POISSON, check_not_empty, nonzero_or_one
 from eds_chunked.engine.blocks import Blocks
 from eds_chunked.engine.lanes import run_pass
-from eds_chunked.kernels.gram import symmetrise
+from eds_chunked.kernels.gram import MOST_COLUMNS, symmetrise
 from eds_chunked.memory import Need, Plan
 
 Array = np.ndarray[Any, Any]
 
 
 class PrincipalFit(NamedTuple):
-    """A fitted PCA. ``projector`` (channels, components) turns counts into loadings."""
+    """A fitted PCA. ``projector`` (channels, components) turns counts into loadings.
+
+    Of a centred one ``mean`` (channels,) is the mean spectrum, in counts, and ``shift`` (components,) its projection:
+    both are to be taken off times the root of the pixel's counts.
+    """
 
     factors: Array
     projector: Array
@@ -27,44 +34,117 @@ class PrincipalFit(NamedTuple):
     explained_variance_ratio: Array
     eigenvalues: Array
     noise_ratio: Array | None
+    mean: Array | None = None
+    shift: Array | None = None
 
 
 def exact_need(blocks: Blocks) -> Need:
-    """Memory of the exact solver: the sum so far, a finished lane's, their sum, and work space of the eigensolver."""
+    """Memory of the exact solver: the sum so far, a finished lane's, their sum, and work space of the eigensolver.
+
+    A lane has a matrix of its own and the columns that the kernel works on.
+    """
     matrix = 8 * blocks.n_channels**2
-    return Need("pca", 4 * matrix, matrix + blocks.bytes_of_a_block)
+    columns = 8 * blocks.n_channels * min(MOST_COLUMNS, blocks.n_channels)
+    return Need("pca", 4 * matrix, matrix + columns + blocks.bytes_of_a_block)
 
 
-def fit_exact(blocks: Blocks, n_components: int, noise: str | None, how: Plan) -> PrincipalFit:
+def fit_exact(blocks: Blocks, n_components: int, noise: str | None, how: Plan, *, centre: bool = False) -> PrincipalFit:
     """Fit in one pass; see :func:`eds_chunked.pca`."""
     work = GramWork(blocks.n_channels, poisson=noise == POISSON)
     sums = run_pass(blocks, work, join_gram, plan=how)
     check_not_empty(sums.channel)
     gram = sums.gram
     symmetrise(gram)
-    ratios = None
-    if noise == POISSON and blocks.are_counts:
-        ratios = np.full(blocks.n_channels, np.nan)
-        found = noise_ratios(gram, sums)
-        ratios[: len(found)] = found
+    of_noise = unit_noise(gram, sums) if noise == POISSON and blocks.are_counts and not centre else None
     root = np.sqrt(nonzero_or_one(sums.channel)) if noise == POISSON else np.ones(blocks.n_channels)
     gram /= root[:, None]
     gram /= root
-    total_variance = float(np.trace(gram))
-    last = blocks.n_channels - 1
-    largest, vectors = linalg.eigh(gram, subset_by_index=(last - n_components + 1, last), check_finite=False)
-    eigenvalues = linalg.eigvalsh(gram, overwrite_a=True, check_finite=False)[::-1]
+    total_variance, mean = float(np.trace(gram)), None
+    if centre:
+        mean = sums.rooted / (root * blocks.n_used)
+        gram -= np.outer(blocks.n_used * mean, mean)
+        total_variance = variance_left(total_variance, float(np.trace(gram)))
+    ratios = None
+    # With one thread each the digits do not depend on the machine, and BLAS does not wait for threads that others keep
+    # busy. NumPy's solver lets another thread work, SciPy's does not.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(1) as beside:
+        others = None if of_noise is None else beside.submit(np.linalg.eigvalsh, of_noise)
+        eigenvalues, vectors = _eigen(gram, n_components)
+        if of_noise is not None and others is not None:
+            ratios = np.full(blocks.n_channels, np.nan)
+            ratios[: len(of_noise)] = others.result()[::-1]
+            ratios /= noise_edge(max(1, sums.n_bright), max(1, len(of_noise)))
+    return principal_fit(vectors, eigenvalues, total_variance, root, blocks.n_used, noise_ratio=ratios, mean=mean)
+
+
+def variance_left(before: float, after: float) -> float:
+    """Return the total variance after centring, 0 where nothing but rounding is left of it."""
+    return after if after > 1e-13 * before else 0.0
+
+
+def principal_fit(
+    vectors: Array,
+    eigenvalues: Array,
+    total_variance: float,
+    root: Array,
+    n_pixels: int,
+    *,
+    noise_ratio: Array | None = None,
+    mean: Array | None = None,
+) -> PrincipalFit:
+    """Turn eigenvectors (channels, components) of the scaled Gram matrix into factors in counts.
+
+    Parameters
+    ----------
+    vectors, eigenvalues
+        Falling; there may be more eigenvalues than vectors.
+    total_variance
+        Trace of the matrix.
+    root
+        What the channels were divided by.
+    n_pixels
+        Pixels analysed.
+    noise_ratio
+        Passed on.
+    mean
+        Mean (channels,) of the scaled counts, if it was taken off.
+    """
+    vectors = fix_signs(vectors, root)
     # What rounding leaves below zero is zero.
-    largest = np.maximum(largest[::-1], 0)
-    vectors = fix_signs(vectors[:, ::-1], root)
+    eigenvalues = np.maximum(eigenvalues, 0) if total_variance > 0 else np.zeros_like(eigenvalues)
+    largest = eigenvalues[: vectors.shape[1]]
     return PrincipalFit(
         factors=(vectors * root[:, None]).T,
         projector=vectors / root[:, None],
-        explained_variance=largest / blocks.n_pixels,
-        explained_variance_ratio=largest / total_variance,
-        eigenvalues=np.maximum(eigenvalues, 0) / blocks.n_pixels,
-        noise_ratio=ratios,
+        explained_variance=largest / n_pixels,
+        explained_variance_ratio=largest / total_variance if total_variance > 0 else largest,
+        eigenvalues=eigenvalues / n_pixels,
+        noise_ratio=noise_ratio,
+        mean=None if mean is None else mean * root,
+        shift=None if mean is None else mean @ vectors,
     )
+
+
+def _eigen(gram: Array, n_vectors: int) -> tuple[Array, Array]:
+    """Return all eigenvalues of a symmetric matrix, falling, and the first eigenvectors; overwrites the matrix.
+
+    The matrix is made tridiagonal once for both, which is most of the work.
+    """
+    n = len(gram)
+    if n == 1:
+        return gram[0].copy(), np.ones((1, 1))
+    length = int(lapack.dsytrd_lwork(n, lower=1)[0])
+    # The transpose is in the order that LAPACK wants.
+    reflectors, diagonal, beside, tau, _ = lapack.dsytrd(gram.T, lower=1, lwork=length, overwrite_a=1)
+    eigenvalues = linalg.eigvalsh_tridiagonal(diagonal, beside, check_finite=False, lapack_driver="sterf")
+    _, vectors = linalg.eigh_tridiagonal(
+        diagonal, beside, select="i", select_range=(n - n_vectors, n - 1), check_finite=False
+    )
+    rest = np.asfortranarray(vectors[1:])
+    corner = np.asfortranarray(reflectors[1:, :-1])
+    length = int(lapack.dormqr("L", "N", corner, tau, rest, lwork=-1)[1][0])
+    vectors[1:] = lapack.dormqr("L", "N", corner, tau, rest, lwork=length, overwrite_c=1)[0]
+    return eigenvalues[::-1], vectors[:, ::-1]
 
 
 def fix_signs(vectors: Array, root: Array) -> Array:

@@ -24,13 +24,14 @@ PIXEL_FLOOR = 3
 class GramSums(NamedTuple):
     """Sums over pixels: additive, so lanes join by adding.
 
-    ``gram`` is the upper triangle of X' diag(w) X, ``channel`` the counts of each channel. Of the pixels under the
-    floor ``faint`` is the same matrix (sparse, whole) and ``faint_channel`` the counts; ``weighted`` sums X_ij / a_i
-    over the others.
+    ``gram`` is the upper triangle of X' diag(w) X, ``channel`` the counts of each channel, ``rooted`` sums
+    sqrt(w_i) X_ij, of which the mean spectrum is made. Of the pixels under the floor ``faint`` is the same matrix
+    (sparse, whole) and ``faint_channel`` the counts; ``weighted`` sums X_ij / a_i over the others.
     """
 
     gram: Array
     channel: Array
+    rooted: Array
     faint: Any
     faint_channel: Array
     weighted: Array
@@ -50,6 +51,7 @@ class GramWork:
     def __call__(self, lane: Lane, blocks: Iterator[Block]) -> GramSums:
         gram = np.zeros((self.n_channels, self.n_channels))
         channel = np.zeros(self.n_channels)
+        rooted = np.zeros(self.n_channels)
         faint: Any = sparse.csr_array((self.n_channels, self.n_channels))
         faint_channel = np.zeros(self.n_channels)
         weighted = np.zeros(self.n_channels)
@@ -60,6 +62,7 @@ class GramWork:
             weight = 1.0 / nonzero_or_one(total) if self.poisson else np.ones(len(total))
             add_gram(counts, weight, gram)
             channel += channel_sums(counts)
+            rooted += weighted_channel_sums(counts, np.sqrt(weight))
             bright = total >= PIXEL_FLOOR
             n_bright += int(bright.sum())
             weighted += weighted_channel_sums(counts, np.where(bright, weight, 0.0))
@@ -70,7 +73,7 @@ class GramWork:
                                           shape=(len(dim), self.n_channels))  # fmt: skip
                 faint = faint + matrix.T @ sparse.diags_array(weight[dim]) @ matrix
                 faint_channel += channel_sums(rows)
-        return GramSums(gram, channel, faint, faint_channel, weighted, n_bright)
+        return GramSums(gram, channel, rooted, faint, faint_channel, weighted, n_bright)
 
 
 def join_gram(total: GramSums, lane: GramSums) -> GramSums:

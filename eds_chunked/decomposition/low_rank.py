@@ -20,7 +20,8 @@ def reconstruct(result: xr.Dataset, *, components: Sequence[int] | None = None) 
     """Return the model loadings . factors of a PCA or NMF result; lazy, computes nothing.
 
     Index it before you compute it: ``reconstruct(nmf).isel(y=3, x=5)`` is one spectrum and
-    ``.sel(energy=slice(6.3, 6.5))`` an image series. The whole model is as large as the map in float32.
+    ``.sel(energy=slice(6.3, 6.5))`` an image series. The whole model is as large as the map in float32; xarray writes
+    it tile by tile, ``reconstruct(nmf).to_dataset().to_zarr("model.zarr", consolidated=False)``.
 
     Parameters
     ----------
@@ -31,36 +32,19 @@ def reconstruct(result: xr.Dataset, *, components: Sequence[int] | None = None) 
 
     Returns
     -------
-    DataArray (y, x, energy) of counts, float32, in dask chunks of one tile each.
+    DataArray (y, x, energy) of counts, float32, in dask chunks of one tile each; NaN where the result is, in what was
+    left out of the analysis.
 
     Raises
     ------
     ParameterError
-        A component that the result does not have.
+        A component that the result does not have, or a result that is centred or otherwise no product.
 
     Notes
     -----
     Memory: none until it is computed, then one tile (at most 32 MiB) for each thread.
     """
-    schema.require(result, schema.FACTORS, schema.LOADINGS)
-    if result.attrs.get(schema.PARAMETERS, {}).get("solver") == "incremental":
-        raise ParameterError(
-            "model",
-            found="a PCA by the incremental solver, which is centred",
-            expected="an NMF, or a PCA by the exact solver",
-            fix="pca(ds, solver='gram')",
-        )
-    known = [int(number) for number in result[schema.COMPONENT].values]
-    chosen = known if components is None else list(components)
-    missing = [number for number in chosen if number not in known]
-    if missing or not chosen:
-        raise ParameterError(
-            "components",
-            found=missing or "none",
-            expected=f"some of 1 to {len(known)}",
-            fix=f"components={known[:2]}",
-        )
-    part = result.sel({schema.COMPONENT: chosen})
+    part = model_part(result, components)
     side_y, side_x, _ = tile_shape(part.sizes[schema.ENERGY])
     loadings = da.asarray(part[schema.LOADINGS].data).rechunk((-1, side_y, side_x))
     factors = da.asarray(part[schema.FACTORS].data).astype(loadings.dtype).rechunk(-1)
@@ -76,6 +60,45 @@ def reconstruct(result: xr.Dataset, *, components: Sequence[int] | None = None) 
         name=schema.MODEL,
         attrs=schema.attributes(schema.MODEL),
     )
+
+
+def model_part(result: xr.Dataset, components: Sequence[int] | None) -> xr.Dataset:
+    """Return the chosen components of a result whose model is loadings . factors; refuse what has no such model."""
+    schema.require(result, schema.FACTORS, schema.LOADINGS)
+    parameters = result.attrs.get(schema.PARAMETERS, {})
+    is_centred = "centre" in parameters and schema.MEAN_SPECTRUM not in result
+    if is_centred or parameters.get("is_product") is False:
+        estimator = parameters.get("estimator")
+        raise ParameterError(
+            "model",
+            found=f"loadings of {estimator}, which times its factors are not the counts"
+            if estimator
+            else "a centred PCA without the mean spectrum that was taken off",
+            expected="an NMF, or a PCA with its mean",
+            fix="pca(ds)",
+        )
+    known = [int(number) for number in result[schema.COMPONENT].values]
+    chosen = known if components is None else list(components)
+    missing = [number for number in chosen if number not in known]
+    if missing or not chosen:
+        raise ParameterError(
+            "components",
+            found=missing or "none",
+            expected=f"some of 1 to {len(known)}",
+            fix=f"components={known[:2]}",
+        )
+    part = result.sel({schema.COMPONENT: chosen})
+    return part if schema.MEAN_SPECTRUM not in result else _with_mean(part)
+
+
+def _with_mean(part: xr.Dataset) -> xr.Dataset:
+    """Put the mean of a centred result before its components, as component 0: the model is a product again."""
+    mean = {schema.FACTORS: schema.MEAN_SPECTRUM, schema.LOADINGS: schema.MEAN_LOADING}
+    both = {
+        name: xr.concat([part[its_mean].expand_dims({schema.COMPONENT: [0]}), part[name]], schema.COMPONENT)
+        for name, its_mean in mean.items()
+    }
+    return part.drop_dims(schema.COMPONENT).assign(both)
 
 
 def _product(loadings: Array, factors: Array) -> Array:

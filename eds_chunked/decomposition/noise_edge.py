@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import linalg
 
 from eds_chunked.decomposition.gram_pass import GramSums
 
@@ -35,12 +34,13 @@ def noise_edge(n_pixels: int, n_channels: int) -> float:
     return float((s**2 + _TRACY_WIDOM_99 * width) / n_pixels)
 
 
-def noise_ratios(gram: Array, sums: GramSums) -> Array:
-    """Return the eigenvalues, falling, over the largest that noise alone can give: above 1 is signal.
+def unit_noise(gram: Array, sums: GramSums) -> Array:
+    """Return the Gram matrix of the counts scaled so that the noise of every channel is 1.
 
-    The matrix is scaled by u_j = sum_i X_ij / a_i, which makes the noise of a channel 1 whatever the brightness of the
-    pixels; the Keenan-Kotula scaling does so only if all phases are equally bright. Pixels and channels with too few
-    counts are left out first.
+    Its eigenvalues over :func:`noise_edge` of as many pixels and channels are signal above 1. The matrix is scaled by
+    u_j = sum_i X_ij / a_i, which makes the noise of a channel 1 whatever the brightness of the pixels; the
+    Keenan-Kotula scaling does so only if all phases are equally bright. Pixels and channels with too few counts are
+    left out first.
 
     Parameters
     ----------
@@ -51,15 +51,13 @@ def noise_ratios(gram: Array, sums: GramSums) -> Array:
 
     Returns
     -------
-    float64 (channels left,); empty if fewer than two pixels or channels are left.
+    float64 (channels left, channels left); empty if fewer than two pixels or channels are left.
     """
     keep = np.flatnonzero((sums.channel - sums.faint_channel >= CHANNEL_FLOOR) & (sums.weighted > 0))
     if len(keep) < 2 or sums.n_bright < 2:
-        return np.empty(0)
-    faint = sums.faint[keep][:, keep].toarray()
-    scaled = gram[np.ix_(keep, keep)] - faint
+        return np.empty((0, 0))
+    scaled: Array = gram[np.ix_(keep, keep)] - sums.faint[keep][:, keep].toarray()
     root = np.sqrt(sums.weighted[keep])
     scaled /= root[:, None]
     scaled /= root
-    eigenvalues = linalg.eigvalsh(scaled, overwrite_a=True, check_finite=False)[::-1]
-    return np.asarray(eigenvalues / noise_edge(sums.n_bright, len(keep)))
+    return scaled

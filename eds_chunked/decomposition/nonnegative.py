@@ -1,7 +1,8 @@
-"""Non-negative matrix factorisation of the Poisson-scaled counts."""
+"""Non-negative matrix factorisation of the counts."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,20 +10,29 @@ import numpy as np
 import xarray as xr
 
 from eds_chunked import schema
-from eds_chunked.decomposition.minibatch import START_PIXELS, ScaledSample, fit_minibatch
+from eds_chunked.decomposition.channel_sums import sum_channels
+from eds_chunked.decomposition.fitting import (
+    BLOCKWISE,
+    MINIBATCH,
+    SOLVERS,
+    FactorFit,
+    Recipe,
+    Start,
+    fit_factors,
+    fit_need,
+    loss_of,
+)
+from eds_chunked.decomposition.losses import FROBENIUS, LOSSES, POISSON_LIKELIHOOD, Loss
 from eds_chunked.decomposition.projection import ProjectWork
-from eds_chunked.decomposition.result import check_n_components, template, variable
-from eds_chunked.decomposition.sample import SampleWork, join_samples
-from eds_chunked.decomposition.scaling import POISSON, check_noise, check_not_empty, nonzero_or_one
+from eds_chunked.decomposition.result import check_n_components, check_same_axes, template, variable
+from eds_chunked.decomposition.scaling import check_noise, check_not_empty, nonzero_or_one
 from eds_chunked.engine.blocks import Blocks, blocks_of
+from eds_chunked.engine.dose import filled_channels, mean_counts
 from eds_chunked.engine.lanes import run_pass
 from eds_chunked.engine.output import begin_result
-from eds_chunked.errors import ParameterError
-from eds_chunked.kernels.gram import project, weighted_squares
-from eds_chunked.kernels.nnls import solve_nonnegative
-from eds_chunked.kernels.reduce import pixel_sums
+from eds_chunked.errors import CountsError, ParameterError
 from eds_chunked.kernels.sparse import Csr
-from eds_chunked.memory import Need, plan
+from eds_chunked.memory import Plan, plan
 
 Array = np.ndarray[Any, Any]
 
@@ -30,36 +40,63 @@ Array = np.ndarray[Any, Any]
 def nmf(
     ds: xr.Dataset,
     *,
-    n_components: int,
+    n_components: int | None = None,
     noise: Literal["poisson"] | None = "poisson",
-    solver: Literal["minibatch"] = "minibatch",
-    max_epochs: int = 3,
+    solver: Literal["sample", "blockwise", "minibatch"] = "sample",
+    loss: Literal["poisson", "frobenius"] | None = None,
+    start: xr.Dataset | None = None,
+    fixed_factors: xr.Dataset | None = None,
+    restarts: int = 1,
+    max_epochs: int = 10,
+    early_stop: bool = True,
     fit_pixels: int = 131072,
+    project_excluded: bool = False,
     seed: int = 0,
     name: str | None = None,
     memory: str | int | None = None,
 ) -> xr.Dataset:
     """Factorise a map into non-negative spectra and maps; computes, one pass to draw a sample and one to project.
 
-    The spectra are fitted to a random sample of the pixels by scikit-learn's MiniBatchNMF (least squares on the
-    Poisson-scaled counts), started from k-means clusters, a few epochs only: run to convergence the factorisation
-    drifts towards the noise. Then every pixel of the map gets its exact non-negative least-squares loadings. It cannot
-    find a phase of a few dozen pixels: look for those in the maximum-pixel spectrum.
+    The spectra start from the mean spectra of clusters of pixels, and are improved until they foretell counts that were
+    held out no better: run to convergence a factorisation drifts towards the noise. Then every pixel of the map gets
+    its best non-negative loadings. It cannot find a phase of a few dozen pixels: look for those in the maximum-pixel
+    spectrum, and in the residual of the model.
 
     Parameters
     ----------
     ds
-        Map with ``counts`` (y, x, energy), any selection of it.
+        Map with ``counts`` (y, x, energy), any selection of it; what :func:`eds_chunked.exclude` leaves out of it has
+        no part in the analysis.
     n_components
         Number of components k; :func:`eds_chunked.advise_components` proposes one. Phases will have their numbers.
+        Where ``start`` is an NMF, or with ``fixed_factors``, it is theirs.
     noise
-        ``"poisson"`` scales as Keenan & Kotula; None takes the counts as they are.
+        Scaling of the counts for least squares: ``"poisson"`` as Keenan & Kotula, None takes them as they are. The
+        start is found in the counts so scaled for either loss.
     solver
-        ``"minibatch"``.
+        ``"sample"`` fits to a random sample of the pixels, in memory; ``"blockwise"`` to all pixels, one pass over the
+        map an epoch; ``"minibatch"`` to the sample with scikit-learn's MiniBatchNMF.
+    loss
+        ``"poisson"``: the likelihood of the counts (Kullback-Leibler divergence), for integer counts.
+        ``"frobenius"``: least squares; the only one for mini-batches, and for values that are no counts. Default:
+        the first where it can be had.
+    start
+        Result to start from: the factors of an NMF, or the principal components of a PCA, along which the pixels are
+        clustered then. Of the same energies.
+    fixed_factors
+        Result whose factors are taken as they are, of this or another map on the same energies: nothing is fitted but
+        the loadings.
+    restarts
+        Starts from so many clusterings; the best is kept. The blockwise solver improves all in the same passes.
     max_epochs
-        Times that the sample is gone through.
+        Most times that the sample, or the map, is gone through.
+    early_stop
+        Leave out up to a tenth of the pixels and stop by how well their counts are foretold. False goes through all
+        epochs, with all pixels. Values that are no counts have no such noise: then it is as if False.
     fit_pixels
-        Pixels to fit the spectra to, drawn at random over the whole map; a map with fewer is used whole.
+        Pixels of the sample, drawn at random over the whole map; a map with fewer is used whole.
+    project_excluded
+        Give pixels that are left out their loadings too, rather than NaN.
     seed
         Seed of the sample and the start. The same seed gives the same answer, whatever the chunks and workers.
     name
@@ -70,12 +107,14 @@ def nmf(
     Returns
     -------
     Dataset with ``factors`` (component, energy; each sums to one), ``loadings`` (component, y, x; float32, lazy: counts
-    of the component in the pixel) and ``objective`` (share of the scaled sum of squares left unexplained: at the start
-    and after each epoch on part of the sample, last on the whole map). Components fall by their share of the counts.
+    of the component in the pixel), ``objective`` (iteration: of the start and after each epoch, what the loss leaves
+    unexplained, on part of the sample or, blockwise, on the pixels that are fitted; the last value is of the whole map)
+    and ``held_out`` (iteration: divergence a count of the counts held out; the last value is that of the factors that
+    are returned). Components fall by their share of the counts; fixed ones keep their order.
 
     Raises
     ------
-    ParameterError, CountsError, MemoryBudgetError
+    ParameterError, CountsError, ChunkLayoutError, MemoryBudgetError
 
     Notes
     -----
@@ -83,88 +122,149 @@ def nmf(
 
     References
     ----------
-    Keenan & Kotula (2004), Surface and Interface Analysis 36, 203; Lefevre, Bach & Fevotte (2011), IEEE WASPAA, 313.
+    Keenan & Kotula (2004), Surface and Interface Analysis 36, 203; Lefevre, Bach & Fevotte (2011), IEEE WASPAA, 313;
+    Paatero & Tapper (1994), Environmetrics 5, 111; Lee & Seung (2001), NIPS 13, 556.
     """
-    check_noise(noise)
-    if solver != "minibatch":
-        raise ParameterError("solver", found=repr(solver), expected="'minibatch'", fix="solver='minibatch'")
-    for what, value in (("max_epochs", max_epochs), ("fit_pixels", fit_pixels)):
-        if value < 1:
-            raise ParameterError(what, found=value, expected="at least 1", fix=f"leave {what} out for the default")
-    if not 0 <= seed < 2**32:
-        raise ParameterError("seed", found=seed, expected="0 to 2**32 - 1", fix="seed=0")
-    n_components = check_n_components(n_components, ds)
+    _check_options(solver, loss, noise, restarts, max_epochs, fit_pixels, seed)
+    if start is not None and fixed_factors is not None:
+        raise ParameterError("start", found="fixed_factors too", expected="one of the two", fix="leave one out")
+    schema.require(ds, schema.COUNTS)
     blocks = blocks_of(ds)
+    best_loss = POISSON_LIKELIHOOD if blocks.are_counts and solver != MINIBATCH else FROBENIUS
+    kind: str = loss or best_loss
+    if kind == POISSON_LIKELIHOOD and not blocks.are_counts:
+        raise CountsError(
+            "counts", found=f"dtype {blocks.source.dtype}", expected="integers, for the Poisson likelihood",
+            fix="loss='frobenius', or counts as they were measured",
+        )  # fmt: skip
+    given = start if fixed_factors is None else fixed_factors
+    begin, n_components = _given(ds, blocks, given, "start" if fixed_factors is None else "fixed_factors", n_components)
+    n_components = check_n_components(n_components, ds)
     run = schema.check_run_name(name or f"k{n_components}")
-    how = plan(_need(ds, blocks, fit_pixels), memory=memory)
+    recipe = Recipe(n_components, solver, kind, noise, max_epochs, fit_pixels, restarts, early_stop, seed)
+    how = plan(fit_need(recipe, blocks, filled_channels(ds, blocks)), memory=memory)
 
-    work = SampleWork(blocks.n_channels, blocks.n_pixels, blocks.shape[1], fit_pixels, seed)
-    sums = run_pass(blocks, work, join_samples, plan=how)
-    channel_sums = sums.channel
-    check_not_empty(channel_sums)
-    root = np.sqrt(nonzero_or_one(channel_sums)) if noise == POISSON else np.ones(blocks.n_channels)
-    sample = ScaledSample(sums.shuffled(), root, noise == POISSON)
-    del sums  # The counts as they were drawn; the sample has them in its own order.
-    factors, objective = fit_minibatch(sample, n_components, max_epochs=max_epochs, seed=seed)
-    # What the start lends to every channel, so that updates can move it, is no spectrum where nothing was counted.
-    factors[:, channel_sums == 0] = 0
-    del sample
+    parameters: dict[str, Any] = {"n_components": n_components, "noise": noise, "loss": kind}
+    if given is not None:
+        parameters["start" if fixed_factors is None else "fixed_factors"] = _identity(given)
+    if project_excluded:
+        parameters["project_excluded"] = True
+    if fixed_factors is not None and begin.factors is not None:
+        fit = _fixed(blocks, begin.factors, kind, noise, how)
+    else:
+        if solver == MINIBATCH and kind == POISSON_LIKELIHOOD:
+            raise ParameterError(
+                "loss",
+                found=f"{kind!r} with the solver {MINIBATCH!r}",
+                expected=f"{FROBENIUS!r}, or the solver {BLOCKWISE!r}",
+                fix=f"solver={BLOCKWISE!r}",
+            )
+        if begin.factors is not None and restarts > 1:
+            raise ParameterError(
+                "restarts", found=f"{restarts}, and factors to start from", expected="1", fix="restarts=1"
+            )
+        fit = fit_factors(blocks, recipe, begin, mean_counts=mean_counts(ds, blocks), how=how)
+        parameters |= {
+            "solver": solver,
+            "restarts": restarts,
+            "restart": fit.restart,
+            "max_epochs": max_epochs,
+            "epochs": fit.epochs,
+            "early_stop": early_stop,
+            "fit_pixels": fit_pixels,
+            "seed": seed,
+        }
 
-    parameters = {
-        "n_components": n_components,
-        "noise": noise,
-        "solver": solver,
-        "max_epochs": max_epochs,
-        "fit_pixels": fit_pixels,
-        "seed": seed,
-    }
-    spectra = factors * root
-    total = nonzero_or_one(spectra.sum(axis=1))[:, None]
+    factors = fit.factors / nonzero_or_one(fit.factors.sum(axis=1))[:, None]
+    held_out = [*fit.held_out[: len(fit.objective)], fit.held_out[fit.epochs]] if fit.held_out else []
     result = template(ds, blocks, n_components)
-    result[schema.FACTORS] = variable(schema.FACTORS, spectra / total)
-    result[schema.OBJECTIVE] = variable(schema.OBJECTIVE, np.zeros(len(objective) + 1))
+    result[schema.FACTORS] = variable(schema.FACTORS, blocks.spread(factors))
+    result[schema.OBJECTIVE] = variable(schema.OBJECTIVE, np.zeros(len(fit.objective) + 1))
+    if held_out:
+        result[schema.HELD_OUT] = variable(schema.HELD_OUT, np.array(held_out))
     draft = begin_result(ds, schema.NMF, run, result, parameters, blocks)
-    fit = _NonnegativeFit(factors / total, root, noise == POISSON)
-    work_of_map = ProjectWork(draft.target(schema.LOADINGS), n_components, fit)
-    residual, squares = run_pass(blocks, work_of_map, np.add, plan=how)
-    draft.put(schema.OBJECTIVE, np.array([*objective, residual / squares]))
+    work = ProjectWork(draft.target(schema.LOADINGS), n_components, _Fit(fit.loss, factors))
+    unexplained, whole = run_pass(blocks.of_all_pixels() if project_excluded else blocks, work, np.add, plan=how)
+    draft.put(schema.OBJECTIVE, np.array([*fit.objective, unexplained / whole]))
     return draft.open()
 
 
 @dataclass(frozen=True)
-class _NonnegativeFit:
-    """Non-negative least squares of the scaled counts; the scale of a pixel as a whole does not change its loadings."""
-
+class _Fit:
+    loss: Loss
     factors: Array
-    root: Array
-    poisson: bool
 
     def __call__(self, counts: Csr) -> tuple[Array, Array]:
-        gram = self.factors @ self.factors.T
-        target = project(counts, (self.factors / self.root).T)
-        loadings = solve_nonnegative(gram, target)
-        squares = weighted_squares(counts, 1 / self.root**2)
-        residual = squares + np.sum(loadings * (loadings @ gram - 2 * target), axis=1)
-        weight = 1 / nonzero_or_one(pixel_sums(counts)) if self.poisson else np.ones(counts.n_pixels)
-        return loadings, np.array([residual @ weight, squares @ weight])
+        return self.loss.fit(counts, self.factors)
 
 
-def _need(ds: xr.Dataset, blocks: Blocks, fit_pixels: int) -> Need:
-    """Memory of the sample: drawn and shuffled, then the part to start from as float32 with indices, copied once."""
-    filled = _filled_channels(ds, blocks)
-    sample = int(min(fit_pixels, blocks.n_pixels) * filled * (2 + blocks.source.dtype.itemsize))
-    start = int(min(START_PIXELS, blocks.n_pixels) * filled * 8)
-    return Need("nmf", 2 * (sample + start), blocks.bytes_of_a_block)
+def _check_options(
+    solver: str, loss: str | None, noise: str | None, restarts: int, max_epochs: int, fit_pixels: int, seed: int
+) -> None:
+    check_noise(noise)
+    for what, value, known in (("solver", solver, SOLVERS), ("loss", loss or LOSSES[0], LOSSES)):
+        if value not in known:
+            expected = f"one of {', '.join(known)}"
+            raise ParameterError(what, found=repr(value), expected=expected, fix=f"{what}={known[0]!r}")
+    for what, number in (("restarts", restarts), ("max_epochs", max_epochs), ("fit_pixels", fit_pixels)):
+        if number < 1:
+            raise ParameterError(what, found=number, expected="at least 1", fix=f"leave {what} out for the default")
+    if not 0 <= seed < 2**32 - restarts:
+        raise ParameterError("seed", found=seed, expected="0 to 2**32 - 1, restarts included", fix="seed=0")
 
 
-def _filled_channels(ds: xr.Dataset, blocks: Blocks) -> float:
-    """Bound the mean number of non-zero channels of a pixel, from the survey where the map has one.
+def _given(
+    ds: xr.Dataset, blocks: Blocks, given: xr.Dataset | None, what: str, n_components: int | None
+) -> tuple[Start, int]:
+    """Return what a given result has to offer for the channels that are analysed, and the number of components."""
+    if given is None:
+        if n_components is None:
+            raise ParameterError(
+                "number of components", found="none", expected="how many phases there are",
+                fix="n_components=advise_components(pca(ds)).n_components",
+            )  # fmt: skip
+        return Start(), n_components
+    schema.require(given, schema.FACTORS)
+    check_same_axes(ds, given[[schema.FACTORS]], what=what)
+    factors = given[schema.FACTORS].values.astype(np.float64)
+    if blocks.channels is not None:
+        factors = factors[:, blocks.channels]
+    if not np.all(np.isfinite(factors)):
+        raise ParameterError(
+            what,
+            found="NaN or infinite values in channels that are analysed",
+            expected="finite factors",
+            fix="leave those channels out of the map too: exclude(ds, energy=...)",
+        )
+    if what == "start" and given.attrs.get(schema.STEP) == schema.PCA:
+        if n_components is None or n_components > len(factors):
+            raise ParameterError(
+                "number of components", found=n_components, expected=f"1 to {len(factors)}, as many as the PCA has",
+                fix=f"n_components={min(4, len(factors))}",
+            )  # fmt: skip
+        return Start(principal=factors[:n_components]), n_components
+    if np.any(factors < 0) or not np.all(np.any(factors > 0, axis=1)):
+        raise ParameterError(
+            what,
+            found="negative values" if np.any(factors < 0) else "a component that is zero everywhere",
+            expected="non-negative factors, each with counts in some channel",
+            fix="take the factors of an NMF",
+        )
+    if n_components not in (None, len(factors)):
+        raise ParameterError(
+            "number of components", found=n_components, expected=f"{len(factors)}, those of {what}",
+            fix="leave n_components out",
+        )  # fmt: skip
+    return Start(factors=factors), len(factors)
 
-    Of Poisson counts with mean m in a channel 1 - exp(-m) of the pixels are not zero. That is concave in m, so taken
-    at the mean over all pixels it bounds the mean over pixels of different phases and brightness.
-    """
-    if schema.TOTAL_COUNTS not in ds or schema.SUM_SPECTRUM not in ds:
-        return 0.25 * blocks.n_channels
-    spectrum = ds[schema.SUM_SPECTRUM].values.astype(np.float64)
-    mean = spectrum / max(1.0, spectrum.sum()) * float(ds[schema.TOTAL_COUNTS].mean())
-    return float(np.sum(-np.expm1(-mean)))
+
+def _identity(given: xr.Dataset) -> str:
+    """What a given result is called in the parameters: its id, or where it has none a digest of its factors."""
+    digest = hashlib.sha256(np.ascontiguousarray(given[schema.FACTORS].values, np.float64).tobytes()).hexdigest()
+    return str(given.attrs.get(schema.RESULT_ID, digest[:32]))
+
+
+def _fixed(blocks: Blocks, factors: Array, loss: str, noise: str | None, how: Plan) -> FactorFit:
+    sums = sum_channels(blocks, how=how)
+    check_not_empty(sums)
+    return FactorFit(factors, [], [], 0, 0, loss_of(loss, noise, sums))

@@ -17,9 +17,10 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class ProjectWork:
-    """Writes the loadings of a lane and sums what the fit says of them.
+    """Writes the loadings of a lane and sums what the fit says of them; a pixel that is left out has none, NaN.
 
-    ``fit`` turns counts into loadings (pixels, components) and a few numbers that add up over the map.
+    ``fit`` turns counts into loadings (pixels, components) and a few numbers that add up over the map; a pixel without
+    counts adds nothing to them.
     """
 
     target: MapTarget
@@ -31,6 +32,8 @@ class ProjectWork:
         sums = np.zeros(0)
         for block in blocks:
             loadings, its_sums = self.fit(block.counts)
+            if block.used is not None:
+                loadings = np.where(block.used[:, None], loadings, np.nan)
             y0, x0 = block.ys.start - lane.ys.start, block.xs.start - lane.xs.start
             height, width = block.shape
             maps[:, y0 : y0 + height, x0 : x0 + width] = loadings.T.reshape(self.n_components, height, width)

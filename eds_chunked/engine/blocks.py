@@ -4,23 +4,28 @@ Counts that are a selection of a store are read from it tile by tile, from the s
 memory are cut where they are.
 Anything else (``ds * 2``, ``ds.where(...)``, another library's lazy array) is computed once into a scratch store. So
 there is one way to read, the grid of blocks follows from the map alone, and the user's chunks cannot change an answer.
+
+Pixels and channels that are left out (:mod:`eds_chunked.engine.exclusion`) do not come out of the door: the channels
+of a block are those that are analysed, moved together, and a pixel that is left out has no counts.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 
+from eds_chunked.engine.exclusion import analysed_part
 from eds_chunked.engine.scratch import stage
 from eds_chunked.engine.window import Window, find_window
 from eds_chunked.errors import CountsError, ParameterError
-from eds_chunked.kernels.sparse import Csr, channel_dtype, from_dense
-from eds_chunked.schema import COUNTS, ENERGY, MAP_GROUP, X, Y, require
+from eds_chunked.kernels.sparse import Csr, channel_dtype, from_dense, keep, take_pixels
+from eds_chunked.schema import ANALYSED_CHANNEL, ANALYSED_PIXEL, COUNTS, ENERGY, MAP_GROUP, X, Y, require
 from eds_chunked.store.layout import tile_shape
 from eds_chunked.store.source import CountsSource
 
@@ -50,15 +55,24 @@ class ArraySource:
 
 
 class Block(NamedTuple):
-    """Counts of the pixels at rows ``ys`` and columns ``xs`` of the selection, in raster order."""
+    """Counts of the pixels at rows ``ys`` and columns ``xs`` of the selection, in raster order.
+
+    ``used`` (pixels,) tells which of them are analysed, None that all are; the counts of the others are left out.
+    """
 
     ys: slice
     xs: slice
     counts: Csr
+    used: np.ndarray[Any, Any] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.ys.stop - self.ys.start, self.xs.stop - self.xs.start
+
+    @property
+    def analysed_counts(self) -> Csr:
+        """The counts of the analysed pixels alone, for work that must not meet the others as empty pixels."""
+        return self.counts if self.used is None else take_pixels(self.counts, np.flatnonzero(self.used))
 
 
 class Lane(NamedTuple):
@@ -72,26 +86,71 @@ class Lane(NamedTuple):
         return self.ys.stop - self.ys.start, self.xs.stop - self.xs.start
 
 
-@dataclass(frozen=True)
+class PixelMask(NamedTuple):
+    """Which pixels are analysed: bool (y, x), its first value that of pixel (y0, x0) of the selection."""
+
+    used: np.ndarray[Any, Any]
+    y0: int = 0
+    x0: int = 0
+
+    def within(self, ys: slice, xs: slice) -> PixelMask:
+        part = self.used[ys.start - self.y0 : ys.stop - self.y0, xs.start - self.x0 : xs.stop - self.x0]
+        return PixelMask(part, ys.start, xs.start)
+
+
+@dataclass(frozen=True, eq=False)
 class Blocks:
-    """The analysed counts: a box of a source, cut into lanes and blocks."""
+    """The analysed counts: a box of a source, cut into lanes and blocks, without what is left out of it.
+
+    ``pixels`` and ``channels`` (bool, over the channels of the box) tell what is analysed; None is everything.
+    """
 
     source: CountsSource | ArraySource
     start: tuple[int, int, int]
     stop: tuple[int, int, int]
+    pixels: PixelMask | None = None
+    channels: np.ndarray[Any, Any] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """Rows, columns and channels of the box, what is left out included: the axes of a result."""
         (y0, x0, e0), (y1, x1, e1) = self.start, self.stop
         return y1 - y0, x1 - x0, e1 - e0
 
     @property
     def n_pixels(self) -> int:
+        """Pixels that are read, those that are left out included."""
         return self.shape[0] * self.shape[1]
 
     @property
+    def n_used(self) -> int:
+        """Pixels that are analysed."""
+        return self.n_pixels if self.pixels is None else int(np.count_nonzero(self.pixels.used))
+
+    @property
     def n_channels(self) -> int:
-        return self.shape[2]
+        """Channels that are analysed; those of the counts of a block."""
+        return self.shape[2] if self.channels is None else int(np.count_nonzero(self.channels))
+
+    def of_all_pixels(self) -> Blocks:
+        """Return the same blocks with the pixels that are left out, to project them too."""
+        return replace(self, pixels=None)
+
+    def of_all_channels(self) -> Blocks:
+        """Return the same blocks with the channels that are left out."""
+        return replace(self, channels=None)
+
+    def of_lane(self, lane: Lane) -> Blocks:
+        """Return what is needed to read one lane: of the mask of pixels its piece."""
+        return self if self.pixels is None else replace(self, pixels=self.pixels.within(lane.ys, lane.xs))
+
+    def spread(self, spectra: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Put spectra (..., analysed channels) back on the whole axis (..., channels), NaN in what is left out."""
+        if self.channels is None:
+            return spectra
+        whole = np.full((*spectra.shape[:-1], self.shape[2]), np.nan, spectra.dtype)
+        whole[..., self.channels] = spectra
+        return whole
 
     @property
     def are_counts(self) -> bool:
@@ -107,7 +166,18 @@ class Blocks:
     def identity(self) -> str:
         """Which counts these are, as far as it can be told without reading them."""
         what = self.source.version if isinstance(self.source, CountsSource) else "in memory"
-        return f"{what} {self.start} {self.stop}"
+        left_out = "".join(f" {name} {digest}" for name, digest in self.mask_digests.items())
+        return f"{what} {self.start} {self.stop}{left_out}"
+
+    @property
+    def mask_digests(self) -> dict[str, str]:
+        """Digests of what is analysed, by ``analysed_pixel`` and ``analysed_channel``; empty if that is everything."""
+        masks = {ANALYSED_PIXEL: self.pixels and self.pixels.used, ANALYSED_CHANNEL: self.channels}
+        return {
+            name: hashlib.sha256(f"{mask.shape}".encode() + np.packbits(mask).tobytes()).hexdigest()[:16]
+            for name, mask in masks.items()
+            if mask is not None
+        }
 
     @property
     def bytes_of_a_block(self) -> int:
@@ -118,8 +188,9 @@ class Blocks:
         pixels, depth = self.source.tile[0] * self.source.tile[1], self.source.shape[2]
         itemsize = self.source.dtype.itemsize
         whole = pixels * depth * (itemsize + channel_dtype(depth).itemsize)
-        window = pixels * self.n_channels * (itemsize + channel_dtype(self.n_channels).itemsize)
-        return 2 * pixels * depth * itemsize + whole + (window if self.n_channels < depth else 0)
+        window = pixels * self.shape[2] * (itemsize + channel_dtype(self.shape[2]).itemsize)
+        copies = (self.shape[2] < depth) + (self.pixels is not None or self.channels is not None)
+        return 2 * pixels * depth * itemsize + whole + copies * window
 
     @property
     def lane_side(self) -> int:
@@ -159,7 +230,13 @@ class Blocks:
         y0, x0, e0 = self.start
         rows, columns = slice(ys.start + y0, ys.stop + y0), slice(xs.start + x0, xs.stop + x0)
         counts = self.source.load(rows, columns, slice(e0, self.stop[2]))
-        return Block(ys, xs, counts if counts.value.dtype.kind == "u" else self._checked(counts, ys, xs))
+        used = None
+        if self.pixels is not None:
+            used = self.pixels.within(ys, xs).used.ravel()
+            used = None if used.all() else used
+        if used is not None or self.channels is not None:
+            counts = keep(counts, pixels=used, channels=self.channels)
+        return Block(ys, xs, counts if counts.value.dtype.kind == "u" else self._checked(counts, ys, xs), used)
 
     def _checked(self, counts: Csr, ys: slice, xs: slice) -> Csr:
         """Refuse values that no count can have; signed integers become unsigned ones."""
@@ -167,8 +244,10 @@ class Blocks:
         if wrong.size:
             pixel = int(np.searchsorted(counts.indptr, wrong[0], side="right")) - 1
             row, column = divmod(pixel, xs.stop - xs.start)
+            channel = int(counts.channel[wrong[0]])
+            channel = channel if self.channels is None else int(np.flatnonzero(self.channels)[channel])
             raise CountsError(
-                f"counts at y {ys.start + row}, x {xs.start + column}, channel {int(counts.channel[wrong[0]])}",
+                f"counts at y {ys.start + row}, x {xs.start + column}, channel {channel}",
                 found=f"{counts.value[wrong[0]]}",
                 expected="a finite value of at least 0",
                 fix="mask or correct the values first, for example ds.where(np.isfinite(ds.counts), 0).clip(min=0)",
@@ -181,12 +260,14 @@ class Blocks:
 def blocks_of(ds: xr.Dataset) -> Blocks:
     """Return the counts of ``ds`` as blocks; ``ds`` may be any selection or transformation of a map.
 
+    What its coordinates ``analysed_pixel`` and ``analysed_channel`` leave out is not among them.
+
     Raises
     ------
     ChunkLayoutError
         ``counts`` is missing or has other dimensions.
     ParameterError
-        The selection is empty.
+        The selection is empty, or all of it is left out.
     """
     require(ds, COUNTS)
     counts = ds[COUNTS]
@@ -201,11 +282,13 @@ def blocks_of(ds: xr.Dataset) -> Blocks:
         )
     if counts.dtype.kind not in "uif":
         raise CountsError("counts", found=f"dtype {counts.dtype}", expected="numbers", fix="convert them first")
+    used, channels = analysed_part(ds, ANALYSED_PIXEL), analysed_part(ds, ANALYSED_CHANNEL)
+    pixels = None if used is None else PixelMask(used)
     if not isinstance(counts.data, da.Array):
         array = np.asarray(counts.data)
-        return Blocks(ArraySource(array, tile_shape(array.shape[2])), (0, 0, 0), array.shape)
+        return Blocks(ArraySource(array, tile_shape(array.shape[2])), (0, 0, 0), array.shape, pixels, channels)
     window = find_window(counts.data)
     if window is None:
         source = stage(counts.data)
         window = Window(source, (0, 0, 0), source.shape)
-    return Blocks(window.source, window.start, window.stop)
+    return Blocks(window.source, window.start, window.stop, pixels, channels)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from typing import Any, TypeVar
@@ -44,7 +44,7 @@ def run_pass(blocks: Blocks, work: Work[T], join: Callable[[T, T], T], *, plan: 
         try:
             total = None
             for lane in lanes:
-                result = lane_task(blocks, lane, work, ticker)
+                result = lane_task(blocks.of_lane(lane), lane, work, ticker)
                 total = result if total is None else join_task(total, result)
             (answer,) = dask.compute(total, **_scheduler(plan.workers))
         finally:
@@ -82,18 +82,20 @@ def _zarr_limits(workers: int) -> dict[str, int]:
     return {"threading.max_workers": workers, "async.concurrency": workers}
 
 
-def stream(blocks: Blocks, *, plan: Plan) -> Iterator[Block]:
-    """Yield every block once, in a fixed order, for estimators that learn from one batch after the other.
+def stream(blocks: Blocks, *, plan: Plan, order: Sequence[tuple[slice, slice]] | None = None) -> Iterator[Block]:
+    """Yield every block once, for estimators that learn from one batch after the other.
 
-    The next blocks are read ahead in threads while the caller works on this one.
+    ``order`` says where the blocks are; by default lane by lane. The next ones are read ahead in threads while the
+    caller works on this one.
     """
+    places = order or [place for lane in blocks.lanes() for place in blocks.pieces(lane)]
     with (
         progress.step(plan.need.what, blocks.n_pixels) as done,
         zarr.config.set(_zarr_limits(plan.workers)),
         ThreadPoolExecutor(plan.workers) as pool,
     ):
         ahead: deque[Future[Block]] = deque()
-        for ys, xs in ((ys, xs) for lane in blocks.lanes() for ys, xs in blocks.pieces(lane)):
+        for ys, xs in places:
             ahead.append(pool.submit(blocks.load, ys, xs))
             if len(ahead) > plan.workers:
                 block = ahead.popleft().result()

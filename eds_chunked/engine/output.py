@@ -23,23 +23,56 @@ def analysed(ds: xr.Dataset, blocks: Blocks) -> dict[str, Any]:
     energy = ds[schema.ENERGY].values if schema.ENERGY in ds.coords else np.arange(blocks.n_channels)
     half = abs(float(energy[-1] - energy[0])) / max(1, 2 * (len(energy) - 1))
     said: dict[str, Any] = {"energy": [float(energy.min()) - half, float(energy.max()) + half]}
-    if blocks.are_transformed:
+    if blocks.channels is not None:
+        said["exclude_energy"] = [
+            [float(energy[first]) - half, float(energy[last]) + half] for first, last in _runs(~blocks.channels)
+        ]
+    return said | changed(ds, blocks)
+
+
+def changed(ds: xr.Dataset, blocks: Blocks) -> dict[str, Any]:
+    """Return what a result says of its counts beside the energies: rebinned, transformed, with parts left out."""
+    said: dict[str, Any] = {}
+    if schema.REBIN in ds.attrs:
+        said[schema.REBIN] = list(ds.attrs[schema.REBIN])
+    elif blocks.are_transformed:
         said["counts"] = "transformed before the step"
+    digests = blocks.mask_digests
+    if blocks.pixels is not None:
+        said["pixels_left_out"] = blocks.n_pixels - blocks.n_used
+        said["pixel_mask"] = digests[schema.ANALYSED_PIXEL]
+    if blocks.channels is not None:
+        said["channels_left_out"] = blocks.shape[2] - blocks.n_channels
+        said["channel_mask"] = digests[schema.ANALYSED_CHANNEL]
     return said
 
 
+def _runs(mask: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
+    """Return the first and last index of every run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
+    return [(int(first), int(stop) - 1) for first, stop in edges.reshape(-1, 2)]
+
+
 def begin_result(
-    ds: xr.Dataset, step: str, run: str, template: xr.Dataset, parameters: dict[str, Any], blocks: Blocks
+    ds: xr.Dataset,
+    step: str,
+    run: str,
+    template: xr.Dataset,
+    parameters: dict[str, Any],
+    blocks: Blocks,
+    *,
+    parent: xr.Dataset | None = None,
 ) -> Draft:
     """Start a result of the map ``ds`` like ``template``, whose lazy variables will be filled piece by piece.
 
     It goes to the store that ``ds`` came from; where there is none, or it is read-only or holds another map by now,
-    to a scratch store.
+    to a scratch store. With a ``parent`` it is made from that result too, which says what energies it is of.
     """
     check_calibrated(ds.attrs, str(ds.encoding.get("source", "memory")))
     home = _home(ds)
     draft = Draft(scratch_folder() if home is None else home, step, run)
-    attrs = result_attributes(ds, step, parameters | analysed(ds, blocks), blocks.identity) | {schema.RUN: run}
+    said = parameters | (analysed(ds, blocks) if parent is None else changed(ds, blocks))
+    attrs = result_attributes(ds if parent is None else parent, step, said, blocks.identity) | {schema.RUN: run}
     draft.declare(template.assign_attrs(attrs))
     return draft
 

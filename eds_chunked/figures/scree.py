@@ -1,4 +1,4 @@
-"""The scree figure: how much variance each component explains, and where counting noise begins."""
+"""The scree figure: how much variance each component explains, and where rules for their number draw the line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from eds_chunked.figures.style import BLUE, DOUBLE, FAINT, INK, VERMILION, map_title, new_figure, styled
+from eds_chunked.figures.style import BLUE, DOUBLE, FAINT, GREEN, INK, PURPLE, VERMILION, map_title, new_figure, styled
 from eds_chunked.schema import EIGENVALUES, EXPLAINED_VARIANCE_RATIO, NOISE_RATIO, require
 
 if TYPE_CHECKING:
@@ -20,7 +20,13 @@ _SHOWN = 30
 
 
 @styled
-def draw_scree(pca: xr.Dataset, *, advised: int | None = None) -> Figure:
+def draw_scree(
+    pca: xr.Dataset,
+    *,
+    advised: int | None = None,
+    elbow: int | None = None,
+    critical_variance: float | None = None,
+) -> Figure:
     """Draw the explained variance ratio of the components on a linear and on a logarithmic axis, side by side.
 
     Parameters
@@ -31,10 +37,15 @@ def draw_scree(pca: xr.Dataset, *, advised: int | None = None) -> Figure:
         left of it have a ratio over 1.
     advised
         Number of components to mark as advised.
+    elbow
+        Components before the elbow, as :func:`eds_chunked.advise_components` finds it; the elbow is the one after them.
+    critical_variance
+        Ratio above which components were counted, drawn across.
 
     References
     ----------
-    Keenan and Kotula (2004), Surf. Interface Anal. 36, 203; Cattell (1966), Multivar. Behav. Res. 1, 245.
+    Keenan and Kotula (2004), Surf. Interface Anal. 36, 203; Cattell (1966), Multivar. Behav. Res. 1, 245; Satopaa et
+    al. (2011), ICDCS Workshops, 166.
     """
     require(pca, EXPLAINED_VARIANCE_RATIO)
     ratio = pca[EXPLAINED_VARIANCE_RATIO].values[:_SHOWN]
@@ -42,6 +53,7 @@ def draw_scree(pca: xr.Dataset, *, advised: int | None = None) -> Figure:
     figure = new_figure(DOUBLE, 2.9, what="Scree", title=map_title(pca))
     linear, logarithmic = panels = figure.subplots(1, 2)
     for axes in panels:
+        others: tuple[Floats, Floats] = (np.zeros(0), np.zeros(0))
         if EIGENVALUES in pca:
             others = _other_eigenvalues(pca[EIGENVALUES].values, ratio)
             axes.plot(*others, color=FAINT, marker=".", markersize=2, label="all other eigenvalues")
@@ -49,9 +61,19 @@ def draw_scree(pca: xr.Dataset, *, advised: int | None = None) -> Figure:
         if NOISE_RATIO in pca:
             edge = int(np.count_nonzero(pca[NOISE_RATIO].values > 1))
             axes.axvline(edge + 0.5, color=VERMILION, linestyle="--", label=f"noise edge: {edge} above")
-        if advised is not None and 1 <= advised <= len(ratio):
-            ring = {"markersize": 9, "markerfacecolor": "none", "markeredgecolor": BLUE, "markeredgewidth": 1.4}
-            axes.plot(advised, ratio[advised - 1], "o", clip_on=False, label=f"advised: {advised}", **ring)
+        known = dict(zip([*rank, *others[0]], [*ratio, *others[1]], strict=True))
+        if advised in known:
+            axes.plot(advised, known[advised], "o", label=f"advised: {advised}", **_open_marker(BLUE))
+        if elbow is not None and elbow + 1 in known:
+            axes.plot(
+                elbow + 1, known[elbow + 1], "D", label=f"elbow: {elbow} before it", **_open_marker(GREEN, size=7)
+            )
+        if critical_variance is not None:
+            above = sum(value > critical_variance for value in known.values())
+            axes.axhline(
+                critical_variance, color=PURPLE, linestyle=":", linewidth=1.2,
+                label=f"critical ratio {critical_variance:.3g}: {above} above",
+            )  # fmt: skip
         axes.set_xlabel("component")
     linear.set(ylabel="explained variance ratio", title="linear", xlim=(0, max(20, len(ratio)) + 1))
     linear.set_ylim(bottom=0)
@@ -62,6 +84,16 @@ def draw_scree(pca: xr.Dataset, *, advised: int | None = None) -> Figure:
     # The curve falls away from this corner, only the noise edge may cross it: hence the frame.
     linear.legend(loc="upper right", frameon=True, framealpha=1, edgecolor="none")
     return figure
+
+
+def _open_marker(colour: str, size: float = 9) -> dict[str, Any]:
+    return {
+        "markersize": size,
+        "markerfacecolor": "none",
+        "markeredgecolor": colour,
+        "markeredgewidth": 1.4,
+        "clip_on": False,
+    }
 
 
 def _other_eigenvalues(eigenvalues: Floats, ratio: Floats) -> tuple[Floats, Floats]:

@@ -100,6 +100,29 @@ def _copy_channels(
 
 
 @njit(nogil=True, cache=True)
+def _keep(
+    indptr: Array,
+    channel: Array,
+    value: Array,
+    used: Array,
+    place: Array,
+    out_indptr: Array,
+    out_channel: Array,
+    out_value: Array,
+) -> None:
+    n = np.uint64(0)
+    for i in range(len(indptr) - 1):
+        if used[i]:
+            for k in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
+                c = place[channel[k]]
+                if c >= 0:
+                    out_channel[n] = c
+                    out_value[n] = value[k]
+                    n += np.uint64(1)
+        out_indptr[i + 1] = n
+
+
+@njit(nogil=True, cache=True)
 def _scale(indptr: Array, channel: Array, value: Array, pixel_root: Array, channel_root: Array, out: Array) -> None:
     for i in range(len(indptr) - 1):
         for k in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
@@ -150,6 +173,29 @@ def take_channels(csr: Csr, channels: slice) -> Csr:
     taken = Csr(indptr, channel, np.empty(indptr[-1], csr.value.dtype), stop - first)
     _copy_channels(start, first, indptr, csr.channel, csr.value, channel, taken.value)
     return taken
+
+
+def keep(csr: Csr, *, pixels: Array | None = None, channels: Array | None = None) -> Csr:
+    """Leave out pixels and channels.
+
+    Parameters
+    ----------
+    csr
+        Counts of a block.
+    pixels
+        bool (pixels,); a pixel that is not kept stays as an empty row. None keeps all.
+    channels
+        bool (channels,); those that are kept move together, in their order. None keeps all.
+    """
+    used = np.ones(csr.n_pixels, np.bool_) if pixels is None else pixels
+    kept = np.ones(csr.n_channels, np.bool_) if channels is None else channels
+    place = np.where(kept, np.cumsum(kept) - 1, -1)
+    n_channels = int(kept.sum())
+    indptr = np.zeros(csr.n_pixels + 1, np.int64)
+    channel = np.empty(len(csr.channel), channel_dtype(n_channels))
+    value = np.empty(len(csr.value), csr.value.dtype)
+    _keep(csr.indptr, csr.channel, csr.value, used, place, indptr, channel, value)
+    return Csr(indptr, channel[: indptr[-1]], value[: indptr[-1]], n_channels)
 
 
 def gather_pixels(parts: Sequence[Csr], order: Array) -> Csr:

@@ -46,7 +46,7 @@ def segment_phases(
     ----------
     nmf
         ``factors`` (component, energy) and ``loadings`` (component, y, x), as :func:`eds_chunked.nmf` returns them.
-        At most 254 components.
+        At most 254 components. Pixels without loadings (NaN) are unassigned.
     min_size
         Pixels that an object, or a piece of background, needs to stay; 0 keeps everything. Default: 100, or a
         thousandth of the pixels of a smaller map.
@@ -88,7 +88,7 @@ def segment_phases(
     opening, closing = check_size(opening, "opening"), check_size(closing, "closing")
     loadings = da.asarray(nmf[schema.LOADINGS].data)
     loadings = loadings.rechunk((-1, "auto", "auto"), block_size_limit=_BLOCK_BYTES)
-    factor_sums = nmf[schema.FACTORS].sum(schema.ENERGY, dtype=np.float64, skipna=False).values
+    factor_sums = _analysed_factors(nmf).sum(schema.ENERGY, dtype=np.float64, skipna=False).values
     # Before the first pass: a wrong parameter should cost no reading.
     check_decision(factor_sums=factor_sums, mixed_margin=mixed_margin)
     blocked = nmf.assign({schema.LOADINGS: (nmf[schema.LOADINGS].dims, loadings)})
@@ -102,7 +102,8 @@ def segment_phases(
         shaped = close_mask(open_mask(raw, size=opening), size=closing)
         objects = remove_small_objects(shaped, min_size=min_size)
         cleaned.append(fill_small_holes(objects, min_size=min_size).persist())
-    masks = da.stack(cleaned)
+    # A pixel that is left out is in no phase, whatever hole of a mask was filled about it.
+    masks = da.stack(cleaned) & ~da.isnan(loadings).any(axis=0)
     label, margin = exclusive_labels(loadings, masks=masks, factor_sums=factor_sums, mixed_margin=mixed_margin)
     mask, label, margin = dask.compute(masks, label, margin)
 
@@ -115,7 +116,9 @@ def segment_phases(
         schema.N_PIXELS: n_pixels,
         schema.AREA_FRACTION: n_pixels / label.size,
     }
-    coords = {axis: nmf[axis].variable for axis in (schema.Y, schema.X) if axis in nmf.coords}
+    coords = {
+        name: nmf[name].variable.compute() for name in (schema.Y, schema.X, schema.ANALYSED_PIXEL) if name in nmf.coords
+    }
     parameters = {
         "min_size": min_size,
         "threshold": threshold if isinstance(threshold, str) else thresholds.tolist(),
@@ -128,3 +131,11 @@ def segment_phases(
         coords={**coords, schema.PHASE: np.arange(1, len(mask) + 1)},
         attrs=result_attributes(nmf, schema.PHASES, parameters),
     )
+
+
+def _analysed_factors(nmf: xr.Dataset) -> xr.DataArray:
+    """Return the factors without the channels that were left out, which are NaN."""
+    factors = nmf[schema.FACTORS]
+    if schema.ANALYSED_CHANNEL not in nmf.coords:
+        return factors
+    return factors.isel({schema.ENERGY: np.flatnonzero(nmf[schema.ANALYSED_CHANNEL].values)})

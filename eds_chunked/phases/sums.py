@@ -11,9 +11,11 @@ import numpy as np
 import xarray as xr
 
 from eds_chunked import schema
+from eds_chunked.decomposition.result import check_same_axes
 from eds_chunked.engine.blocks import Block, Blocks, Lane, blocks_of
 from eds_chunked.engine.lanes import run_pass
-from eds_chunked.errors import ChunkLayoutError, ParameterError, StaleResultError
+from eds_chunked.engine.output import changed
+from eds_chunked.errors import ParameterError, StaleResultError
 from eds_chunked.kernels.reduce import mask_sums
 from eds_chunked.memory import Need, plan
 from eds_chunked.store.provenance import result_attributes
@@ -35,7 +37,9 @@ def phase_spectra(
     Parameters
     ----------
     ds
-        Map with ``counts`` (y, x, energy), on the pixels of ``phases``; its energy window may be another one.
+        Map with ``counts`` (y, x, energy), on the pixels of ``phases``; its energy window may be another one. Pixels
+        that :func:`eds_chunked.exclude` leaves out add nothing and are not counted; channels that it leaves out are
+        summed all the same, so that a spectrum is whole.
     phases
         Result of :func:`eds_chunked.segment_phases`.
     source
@@ -64,7 +68,7 @@ def phase_spectra(
     schema.require(ds, schema.COUNTS)
     schema.require(phases, schema.LABEL, schema.MASK)
     _check_same_grid(ds, phases)
-    blocks = blocks_of(ds)
+    blocks = blocks_of(ds).of_all_channels()
     numbers = phases[schema.PHASE].values
     how = plan(_need(blocks, len(numbers)), memory=memory)
     if source == schema.LABEL:
@@ -72,10 +76,10 @@ def phase_spectra(
         member = np.stack([label == number for number in numbers])
     else:
         member = phases[schema.MASK].values
+    if blocks.pixels is not None:
+        member = member & blocks.pixels.used
     sums = run_pass(blocks, _PhaseSums(member), np.add, plan=how)
-    parameters: dict[str, Any] = {"source": source}
-    if blocks.are_transformed:
-        parameters["counts"] = "transformed before the step"
+    parameters = {"source": source} | changed(ds, blocks)
     return xr.Dataset(
         {
             schema.SPECTRUM: ((schema.PHASE, schema.ENERGY), sums, schema.attributes(schema.SPECTRUM)),
@@ -106,14 +110,7 @@ def _need(blocks: Blocks, n_phases: int) -> Need:
 
 
 def _check_same_grid(ds: xr.Dataset, phases: xr.Dataset) -> None:
-    for axis in (schema.Y, schema.X):
-        if ds.sizes[axis] != phases.sizes[axis] or not np.array_equal(ds[axis], phases[axis]):
-            raise ChunkLayoutError(
-                f"phases along {axis}",
-                found=f"{phases.sizes[axis]} pixels",
-                expected=f"the {ds.sizes[axis]} pixels of the map, at the same positions",
-                fix="select the same region of the map as the phases were made from",
-            )
+    check_same_axes(ds, phases, what="phases")
     if phases.attrs.get(schema.FINGERPRINT) != ds.attrs.get(schema.FINGERPRINT):
         raise StaleResultError(
             "phases",

@@ -18,11 +18,11 @@ from eds_chunked.errors import MissingResultError, ParameterError
 from eds_chunked.grains.files import write_grain_files
 from eds_chunked.grains.statistics import (
     ENOUGH_GRAINS,
-    FEWEST_GRAINS,
     FewGrainsWarning,
     compare_phases,
     grain_size_statistics,
 )
+from eds_chunked.grains.usable import FEWEST_GRAINS
 from eds_chunked.memory import MB, Need, plan
 from eds_chunked.phases.modal import MIXED_ROW, UNASSIGNED_ROW, modal_table
 from eds_chunked.report.page import render
@@ -64,12 +64,15 @@ def pictures(store: Location) -> Iterator[Picture]:
     pca, nmf = stored(store, schema.PCA), stored(store, schema.NMF)
     phases, spectra, grains = (stored(store, step) for step in (schema.PHASES, schema.SPECTRA, schema.GRAINS))
     if pca is not None:
-        advised = advise_components(pca).n_components if schema.NOISE_RATIO in pca else None
+        advice = advise_components(pca)
+        scree = figures.draw_scree(
+            pca, advised=advice.n_components, elbow=advice.elbow, critical_variance=advice.critical_variance
+        )
         yield Picture(
             "scree",
             "Scree plot: explained variance of the principal components",
-            f"Explained variance ratio by component, linear and logarithmic; advised number of components: {advised}",
-            figures.png(figures.draw_scree(pca, advised=advised)),
+            f"Explained variance ratio by component, linear and logarithmic. {advice}",
+            figures.png(scree),
         )
         yield Picture(
             "pca",
@@ -84,9 +87,19 @@ def pictures(store: Location) -> Iterator[Picture]:
             f"{nmf.sizes[schema.COMPONENT]} component maps beside their spectra",
             figures.png(figures.draw_components(nmf)),
         )
+    model = stored(store, schema.MODEL)
+    if model is not None:
+        yield Picture(
+            "model",
+            "Fit of the low-rank model: chi-square and residual",
+            "Maps of chi-square and residual, and chi-square by energy; 1 is counting noise alone",
+            figures.png(figures.draw_model_fit(model)),
+        )
     if phases is not None:
         source = load(store, phases.attrs[schema.PARENT]) if schema.PARENT in phases.attrs else nmf
-        numbers = [] if source is None else [int(number) for number in phases[schema.PHASE].values]
+        # Clusters have no thresholds.
+        cut = source is not None and schema.THRESHOLD in phases
+        numbers = [int(number) for number in phases[schema.PHASE].values] if cut else []
         for number in numbers:
             assert source is not None
             yield Picture(
@@ -283,7 +296,8 @@ def _warnings(store: Location) -> list[str]:
         try:
             revision = newest(store, step)
         except MissingResultError:
-            found.append(f"There is no {step} result yet: eds-chunked {step} {location_text(store)}")
+            if step in schema.RUN_STEPS:
+                found.append(f"There is no {step} result yet: eds-chunked {step} {location_text(store)}")
             continue
         reason = why_stale(store, revision)
         if reason is not None:

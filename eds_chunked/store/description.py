@@ -42,8 +42,8 @@ def describe_image(image: ElectronImage) -> xr.Dataset:
     )
 
 
-def describe_map(header: MapHeader, survey: Survey) -> xr.Dataset:
-    """Return the coordinates, the survey and the metadata of a map, without its counts."""
+def describe_header(header: MapHeader, *, what: str) -> xr.Dataset:
+    """Return the coordinates and the metadata of a map; its history begins with ``what`` was done to have it."""
     height, width, n_channels = header.shape
     energy = header.energy_offset + header.energy_scale * np.arange(n_channels)
     energy_unit = {"units": schema.KEV if header.energy_calibrated else schema.CHANNEL}
@@ -61,20 +61,26 @@ def describe_map(header: MapHeader, survey: Survey) -> xr.Dataset:
         schema.CHANNEL_ORIGIN: header.channel_origin,
         schema.CHANNELS_BINNED: header.channels_binned,
         schema.SOURCE_METADATA: dict(header.metadata),
-        schema.HISTORY: [event("convert", source=header.source, **parameters)],
+        schema.HISTORY: [event(what, source=header.source, **parameters)],
     }
-    ds = xr.Dataset(
-        {
-            schema.SUM_SPECTRUM: _variable(schema.SUM_SPECTRUM, survey.sum_spectrum),
-            schema.MAX_SPECTRUM: _variable(schema.MAX_SPECTRUM, narrowest(survey.max_spectrum)),
-            schema.MAX_SPECTRUM_PIXEL: _variable(schema.MAX_SPECTRUM_PIXEL, survey.max_spectrum_pixel),
-            schema.TOTAL_COUNTS: _variable(schema.TOTAL_COUNTS, narrowest(survey.total_counts)),
-        },
+    return xr.Dataset(
         coords={
             **grid_coords((height, width), header.pixel_size, origin=header.origin, binned=header.binned),
             schema.ENERGY: (schema.ENERGY, energy, energy_unit),
         },
         attrs={name: value for name, value in attrs.items() if value is not None},
+    )
+
+
+def describe_map(header: MapHeader, survey: Survey) -> xr.Dataset:
+    """Return the coordinates, the survey and the metadata of a map, without its counts."""
+    ds = describe_header(header, what="convert").assign(
+        {
+            schema.SUM_SPECTRUM: _variable(schema.SUM_SPECTRUM, survey.sum_spectrum),
+            schema.MAX_SPECTRUM: _variable(schema.MAX_SPECTRUM, narrowest(survey.max_spectrum)),
+            schema.MAX_SPECTRUM_PIXEL: _variable(schema.MAX_SPECTRUM_PIXEL, survey.max_spectrum_pixel),
+            schema.TOTAL_COUNTS: _variable(schema.TOTAL_COUNTS, narrowest(survey.total_counts)),
+        }
     )
     ds.attrs[schema.FINGERPRINT] = fingerprint(ds)
     return ds

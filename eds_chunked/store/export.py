@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,16 +14,17 @@ import rsciio.hspy
 import xarray as xr
 
 from eds_chunked import progress, schema
-from eds_chunked.errors import ParameterError, StoreExistsError
+from eds_chunked.errors import ParameterError
 from eds_chunked.in_order import in_order
 from eds_chunked.memory import Need, plan
-from eds_chunked.store.backend import Location, is_remote, location_text, room_at
+from eds_chunked.store.backend import Location, is_remote, location_text
+from eds_chunked.store.hyperspy_tree import Tree, axis_of, metadata_tree, original_metadata_tree
 from eds_chunked.store.opening import open_map
 from eds_chunked.store.recoding import recode
 from eds_chunked.store.source import CountsSource, counts_source
+from eds_chunked.store.whole_files import written_whole
 
 Array = np.ndarray[Any, Any]
-Tree = dict[str, Any]
 
 _CHUNK_BYTES = 2**20
 """Chunks are of at most this size, as HyperSpy makes them: it reads a whole chunk to show one spectrum."""
@@ -98,7 +97,7 @@ def export(
             f"export to {path}",
             found=f"suffix {path.suffix!r}",
             expected=f"one of {', '.join((*_FORMATS, _STORE))}",
-            fix=f"eds-chunked export STORE {path.stem}.hspy",
+            fix=f"eds-chunked export STORE {path.stem}.hspy; of a result: write_learning_results(result, 'FILE.npz')",
         )
     if codec is not None:
         raise ParameterError(
@@ -107,29 +106,9 @@ def export(
             expected=f"none, since {path.suffix} has its own way to pack counts",
             fix=f"leave it out, or export to {path.stem}{_STORE}",
         )
-    _check_place(path, overwrite=overwrite)
-    ds = open_map(store)
-    draft = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        with room_at(path):
-            write(ds, draft, memory)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with written_whole(path, overwrite=overwrite) as draft:
+        write(open_map(store), draft, memory)
     return path
-
-
-def _check_place(path: Path, *, overwrite: bool) -> None:
-    if not path.parent.is_dir():
-        raise ParameterError(
-            f"export to {path}", found=f"no folder {path.parent}", expected="a folder that exists", fix="make it first"
-        )
-    if path.is_dir():
-        raise StoreExistsError(f"export to {path}", found="a folder", expected="a new file", fix="choose another name")
-    if path.exists() and not overwrite:
-        raise StoreExistsError(
-            f"export to {path}", found="a file", expected="a new file", fix="add --overwrite to replace it"
-        )
 
 
 # --------------------------------------------------------------------------------------------- counts to HDF5
@@ -198,105 +177,22 @@ def _corners(shape: tuple[int, ...], chunk: tuple[int, int, int]) -> Iterator[tu
             yield y, x
 
 
-# -------------------------------------------------------------------------------- the map as HyperSpy describes it
-_DETECTOR = ("Detector", "EDS")
-_PLACES: dict[str, tuple[tuple[str, ...], float]] = {
-    "magnification": (("magnification",), 1.0),
-    "working_distance_mm": (("working_distance",), 1.0),
-    "detector_type": ((*_DETECTOR, "detector_type"), 1.0),
-    "elevation_angle_deg": ((*_DETECTOR, "elevation_angle"), 1.0),
-    "azimuth_angle_deg": ((*_DETECTOR, "azimuth_angle"), 1.0),
-    "energy_resolution_mn_ka_ev": ((*_DETECTOR, "energy_resolution_MnKa"), 1.0),
-    "stage_x_um": (("Stage", "x"), 1e-3),
-    "stage_y_um": (("Stage", "y"), 1e-3),
-    "stage_z_um": (("Stage", "z"), 1e-3),
-    "stage_rotation_deg": (("Stage", "rotation"), 1.0),
-    "stage_tilt_deg": (("Stage", "tilt_alpha"), 1.0),
-}
-"""Where HyperSpy keeps, below the microscope, what our own readers call by these names, and the factor to its unit."""
-
-
+# ------------------------------------------------------------------------------------------- the rest to HDF5
 def _signal(ds: xr.Dataset) -> Tree:
     """Return the map as RosettaSciIO's writers want a signal, with one zero in place of its counts."""
+    metadata = metadata_tree(ds)
+    metadata["General"]["title"] = _GROUP
     return {
         "data": np.zeros((1, 1, 1), np.uint8),
-        "axes": [_axis(ds, schema.Y), _axis(ds, schema.X), _axis(ds, schema.ENERGY)],
-        "metadata": _hdf5_tree(_metadata(ds)),
-        "original_metadata": _hdf5_tree(_original_metadata(ds)),
+        "axes": [axis_of(ds, schema.Y), axis_of(ds, schema.X), axis_of(ds, schema.ENERGY)],
+        "metadata": _hdf5_tree(metadata),
+        "original_metadata": _hdf5_tree(original_metadata_tree(ds)),
         "attributes": {"_lazy": False, "ragged": False},
         "package_info": {"package": "exspy", "package_version": version("exspy")},
         "tmp_parameters": {},
         "learning_results": {},
         "models": {},
     }
-
-
-def _axis(ds: xr.Dataset, name: str) -> Tree:
-    values = ds[name].values
-    energy = name == schema.ENERGY
-    unit = {schema.MICROMETRE: "µm", schema.KEV: "keV"}.get(ds[name].attrs.get("units", ""))
-    if len(values) > 1:
-        step = float(values[-1] - values[0]) / (len(values) - 1)
-    else:
-        step = 1.0 if energy else float(ds.attrs[schema.PIXEL_SIZE][(schema.Y, schema.X).index(name)])
-    return {
-        "_type": "UniformDataAxis",
-        "name": "Energy" if energy else name,
-        "size": len(values),
-        "scale": step,
-        "offset": float(values[0]),
-        "units": unit,
-        "navigate": not energy,
-        "is_binned": energy,
-    }
-
-
-def _metadata(ds: xr.Dataset) -> Tree:
-    source, attrs = _branch(ds.attrs, schema.SOURCE_METADATA), ds.attrs
-    kind = "TEM" if attrs.get(schema.SIGNAL_TYPE) == schema.TEM else "SEM"
-    microscopes = _branch(source, "Acquisition_instrument")
-    instrument = _branch(microscopes, kind) or next((m for m in microscopes.values() if isinstance(m, dict)), {})
-    for name, (place, factor) in _PLACES.items():
-        value = source.get(name)
-        _put(instrument, place, value * factor if isinstance(value, int | float) else value)
-    # What the store says goes last: it may have been calibrated since it was read.
-    _put(instrument, ("beam_energy",), attrs.get(schema.BEAM_ENERGY))
-    _put(instrument, (*_DETECTOR, "live_time"), attrs.get(schema.LIVE_TIME))
-    _put(instrument, (*_DETECTOR, "real_time"), attrs.get(schema.REAL_TIME))
-    elements = list(attrs.get(schema.ELEMENTS, []))
-    sample = _branch(source, "Sample") | {"elements": elements}
-    lines = sample.get("xray_lines")
-    if isinstance(lines, list):
-        sample["xray_lines"] = [line for line in lines if str(line).split("_")[0] in elements]
-    sample = {name: value for name, value in sample.items() if value != []}
-    return {
-        "General": _branch(source, "General") | {"title": _GROUP},
-        "Signal": {"signal_type": attrs.get(schema.SIGNAL_TYPE, schema.SEM), "quantity": "X-rays (Counts)"},
-        "Sample": sample,
-        "Acquisition_instrument": {kind: instrument},
-    }
-
-
-def _original_metadata(ds: xr.Dataset) -> Tree:
-    source = _branch(ds.attrs, schema.SOURCE_METADATA)
-    original = _branch(source, "original_metadata") or source
-    return original | {"eds_chunked": {schema.HISTORY: ds.attrs.get(schema.HISTORY, [])}}
-
-
-def _branch(tree: Mapping[str, Any], name: str) -> Tree:
-    """Return a copy of a branch, or an empty one."""
-    branch = tree.get(name)
-    return {key: _branch(branch, key) or value for key, value in branch.items()} if isinstance(branch, dict) else {}
-
-
-def _put(tree: Tree, place: tuple[str, ...], value: Any) -> None:
-    if value is None:
-        return
-    for name in place[:-1]:
-        if not isinstance(tree.get(name), dict):
-            tree[name] = {}
-        tree = tree[name]
-    tree[place[-1]] = value
 
 
 def _hdf5_tree(value: Any) -> Any:

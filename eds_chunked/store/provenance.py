@@ -71,7 +71,7 @@ def check_calibrated(attrs: Mapping[str, Any], store: str) -> None:
         )
 
 
-_CARRIED = (schema.FINGERPRINT, *CALIBRATION_ATTRS)
+_CARRIED = (schema.FINGERPRINT, *CALIBRATION_ATTRS, schema.REBIN)
 
 
 def carried_attributes(ds: xr.Dataset) -> dict[str, Any]:

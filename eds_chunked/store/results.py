@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,7 @@ def newest(store: Location, address: str) -> Revision:
             f"result {address} in {text}",
             found=", ".join(r.address for r in revisions(store)) or "no results",
             expected=f"a saved {match['step']}",
-            fix=f"eds-chunked {match['step']} {text}",
+            fix=_decompose_call(text) if match["step"] == schema.DECOMPOSE else f"eds-chunked {match['step']} {text}",
         )
     return fitting[-1]
 
@@ -152,20 +153,57 @@ _FLAGS = {
     "source": "--of",
     "method": "--method",
     "h": "--h",
+    "critical_variance": "--critical-variance",
+    "n_clusters": "-k",
+    "components": "--components",
 }
 """The option of the command line for each parameter of a result."""
 
 
 def refresh_command(store: Location, revision: Revision) -> str:
     """Return the command that makes a result again with its parameters, from the newest revision of its parent."""
+    if schema.IMPORTED_FROM in revision.attrs.get(schema.PARAMETERS, {}):
+        return _import_command(store, revision)
+    if revision.step == schema.DECOMPOSE:
+        said = revision.attrs.get(schema.PARAMETERS, {})
+        return _decompose_call(location_text(store), str(said.get("estimator", "ESTIMATOR")), revision.run)
     parent = revision.attrs.get(schema.PARENT)
-    words = ["eds-chunked", revision.step, location_text(store)]
+    # Phases come by thresholds or by clustering: two verbs, one step.
+    verb = "cluster" if "n_clusters" in revision.attrs.get(schema.PARAMETERS, {}) else revision.step
+    words = ["eds-chunked", verb, location_text(store)]
     if parent is not None:
         words += ["--from", parent.rsplit(".r", 1)[0]]
     for name, value in revision.attrs.get(schema.PARAMETERS, {}).items():
         # A solver that there is one of has no option.
         if name in _FLAGS and not (name == "solver" and revision.step == schema.NMF):
             words += [_FLAGS[name], _option(name, value)]
+        elif revision.step in (schema.PCA, schema.NMF):
+            words += _part_of_the_map(revision, name, value)
+    return " ".join([*words, "--name", revision.run])
+
+
+def _decompose_call(store: str, estimator: str = "ESTIMATOR", run: str | None = None) -> str:
+    """Return the call that makes a result of an estimator: an object of Python, so there is no command for it."""
+    name = "" if run is None else f", name={run!r}"
+    return f"eds_chunked.decompose(eds_chunked.open({store!r}), {estimator}{name}), then eds_chunked.save"
+
+
+def _part_of_the_map(revision: Revision, name: str, value: Any) -> list[str]:
+    """Return the options that leave out the same pixels and channels, and make the same bins."""
+    if name == "exclude_energy":
+        return [word for window in value for word in ("--exclude-energy", _option("energy", window))]
+    if name == "pixel_mask":
+        return ["--mask", revision.address]
+    if name == schema.REBIN:
+        return ["--rebin", _option(name, value)]
+    return ["--project-excluded"] if name == "project_excluded" else []
+
+
+def _import_command(store: Location, revision: Revision) -> str:
+    parameters = revision.attrs[schema.PARAMETERS]
+    words = ["eds-chunked", "import", location_text(store), shlex.quote(parameters[schema.IMPORTED_FROM])]
+    words += ["--energy", _option("energy", parameters["energy"])]
+    words += ["--bss"] if parameters["results"] == "bss" else []
     return " ".join([*words, "--name", revision.run])
 
 

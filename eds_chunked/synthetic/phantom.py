@@ -20,6 +20,8 @@ Array = np.ndarray[Any, Any]
 _SHARE_RATIO = 0.7
 # The strobe (zero) peak does not depend on what is under the beam.
 _ZERO_PEAK_SHARE = 0.05
+# Above it an evenly distributed strobe would be negative somewhere.
+_MOST_FLUCTUATION = 0.57
 _RARE_GRAIN = 1
 _IMAGE_ROWS = 64
 
@@ -55,6 +57,8 @@ class Rock:
         banded: bool,
         grain_size: float,
         blur: float,
+        strobe: Array,
+        strobe_fluctuation: float,
         seed: int,
     ) -> None:
         self.header = header
@@ -67,11 +71,16 @@ class Rock:
         self._banded = banded
         self._grain_size = grain_size
         self._seed = seed
-        self._totals = spectra.sum(axis=1)
-        self._cut, self._alias = alias_tables(spectra)
-        # Expected number of non-zero channels of a pure pixel, and at most of a mixed one.
-        self._occupied = -np.expm1(-spectra).sum(axis=1)
-        self._occupied_mixed = float(-np.expm1(-spectra.max(axis=0)).sum())
+        self._strobe_fluctuation = strobe_fluctuation
+        # A strobe that fluctuates is drawn as one more spectrum, beside the phases.
+        drawn = np.concatenate([spectra - strobe, strobe[None]]) if strobe_fluctuation else spectra
+        self._totals = drawn.sum(axis=1)
+        self._cut, self._alias = alias_tables(drawn)
+        # Expected number of non-zero channels of a pure pixel, at most of one, and at most of a mixed one.
+        self._occupied = -np.expm1(-drawn).sum(axis=1)
+        brightest = spectra + np.sqrt(3) * strobe_fluctuation * strobe
+        self._occupied_pure = float(-np.expm1(-brightest).sum(axis=1).max())
+        self._occupied_mixed = float(-np.expm1(-brightest.max(axis=0)).sum())
         reach = int(np.ceil(3 * blur))
         taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / blur) ** 2) if reach else np.ones(1)
         self._taps = taps / taps.sum()
@@ -91,7 +100,8 @@ class Rock:
     def mixture(self, y0: int, y1: int) -> Array:
         """Return the shares of the phases in the pixels of rows ``y0:y1``, float64 (rows, columns, phases).
 
-        ``mixture @ spectra`` are the expected counts. Without blur one share is 1. The one-pixel mineral stays pure.
+        ``mixture @ spectra`` are the expected counts (of a fluctuating strobe the mean ones). Without blur one share
+        is 1. The one-pixel mineral stays pure.
         """
         y0, y1 = self._check_rows(y0, y1)
         reach = len(self._taps) // 2
@@ -138,7 +148,7 @@ class Rock:
         """Bytes that reading bands of ``rows`` rows holds at most: the new band, the one before, and the texture."""
         ny, nx, n_channels = self.header.shape
         rows = min(rows, ny)
-        most = self._capacity(rows * nx * (self._occupied.max() if len(self._taps) == 1 else self._occupied_mixed))
+        most = self._capacity(rows * nx * (self._occupied_pure if len(self._taps) == 1 else self._occupied_mixed))
         band = most * (channel_dtype(n_channels).itemsize + self.header.dtype.itemsize) + 8 * rows * nx
         reach = len(self._taps) - 1
         texture = (rows + reach) * (nx + reach) * (48 + 16 * len(self.spectra))
@@ -165,6 +175,8 @@ class Rock:
         _, nx, n_channels = self.header.shape
         mixture = self.mixture(y0, y1).reshape(-1, len(self.spectra))
         pure = mixture.max(axis=1) > 0.999
+        if self._strobe_fluctuation:
+            mixture = np.concatenate([mixture, self._strobe(y0, y1).reshape(-1, 1)], axis=1)
         expected = mixture[pure].sum(axis=0) @ self._occupied + np.count_nonzero(~pure) * self._occupied_mixed
         indptr, channel, value = draw_counts(
             mixture,
@@ -179,6 +191,12 @@ class Rock:
             value_dtype=self.header.dtype,
         )
         return Band(y0, y1 - y0, Csr(indptr, channel, value, n_channels))
+
+    def _strobe(self, y0: int, y1: int) -> Array:
+        """Return the strobe of the pixels of rows ``y0:y1`` over its mean (rows, columns): uniform about 1."""
+        y, x = np.arange(y0, y1)[:, None], np.arange(self.header.shape[1])
+        deviation = np.sqrt(12) * (tx.pixel_fraction(y, x, seed=self._seed) - 0.5)
+        return np.asarray(1 + self._strobe_fluctuation * deviation)
 
     def images(self) -> Iterator[ElectronImage]:
         """Yield a backscattered-electron image of the map's size: the mean atomic number, without noise."""
@@ -218,8 +236,10 @@ def rock(
     texture: Literal["grains", "banded"] = "grains",
     blur: float = 0.0,
     brightness: tuple[float, float] | None = None,
+    shares: Sequence[float] | None = None,
     one_pixel_mineral: bool = False,
     zero_peak: bool = True,
+    strobe_fluctuation: float = 0.0,
     pixel_size: tuple[float, float] = (1.0, 1.0),
     energy_scale: float = 0.01,
     energy_offset: float = -0.47,
@@ -250,10 +270,15 @@ def rock(
         Standard deviation (pixels) of the Gaussian that mixes neighbouring phases; 0 keeps every pixel pure.
     brightness
         Lowest and highest relative X-ray yield, in equal steps from the first phase to the last; None: 1 for all.
+    shares
+        Relative areas of the phases, one a phase; None: each has 0.7 times the area of the one before.
     one_pixel_mineral
         Put one pixel of chromite somewhere, as phase ``n_phases + 1``, at brightness 1.
     zero_peak
         Add the strobe peak of the detector at 0 keV, 5 % of ``counts_per_pixel`` whatever the phase.
+    strobe_fluctuation
+        Relative standard deviation of the expected strobe from pixel to pixel (evenly distributed), 0 to 0.57. It is a
+        source of variance of its own, as one more phase would be.
     pixel_size
         Pixel height and width, um.
     energy_scale, energy_offset
@@ -302,6 +327,11 @@ def rock(
         raise ParameterError(
             "brightness", found=brightness, expected="0 < lowest <= highest", fix="brightness=(0.5, 2.2)"
         )
+    if shares is not None and not (len(shares) == n_phases and all(0 < share < np.inf for share in shares)):
+        raise ParameterError(
+            "shares", found=list(shares), expected=f"{n_phases} numbers above 0, one a phase", fix="shares=None"
+        )
+    _within("strobe_fluctuation", strobe_fluctuation, 0, _MOST_FLUCTUATION, fix="strobe_fluctuation=0.3")
     for axis, size in zip(("pixel height", "pixel width"), pixel_size, strict=True):
         _above_zero(axis, size, fix="pixel_size=(1.0, 1.0)")
     _above_zero("energy_scale", energy_scale, fix="energy_scale=0.01")
@@ -311,9 +341,9 @@ def rock(
 
     ny, nx, n_channels = (int(n) for n in shape)
     minerals = [*MINERALS[:n_phases], *([RARE_MINERAL] if one_pixel_mineral else [])]
-    shares = np.zeros(len(minerals))
-    shares[:n_phases] = _SHARE_RATIO ** np.arange(n_phases)
-    shares /= shares.sum()
+    areas = np.zeros(len(minerals))
+    areas[:n_phases] = _SHARE_RATIO ** np.arange(n_phases) if shares is None else shares
+    areas /= areas.sum()
 
     edges = energy_offset + energy_scale * (np.arange(n_channels + 1) - 0.5)
     shapes = np.array([mineral_spectrum(mineral, edges=edges, beam_energy=beam_energy) for mineral in minerals])
@@ -337,14 +367,16 @@ def rock(
         "texture": texture,
         "blur": blur,
         "brightness": None if brightness is None else list(brightness),
+        "shares": None if shares is None else list(shares),
         "one_pixel_mineral": one_pixel_mineral,
         "zero_peak": zero_peak,
+        "strobe_fluctuation": strobe_fluctuation,
         "seed": seed,
     }
     header = MapHeader(
         source="synthetic rock",
         shape=(ny, nx, n_channels),
-        dtype=_counts_dtype(spectra),
+        dtype=_counts_dtype(spectra + np.sqrt(3) * strobe_fluctuation * counts_per_pixel * strobe),
         energy_scale=energy_scale,
         energy_offset=energy_offset,
         pixel_size=(float(pixel_size[0]), float(pixel_size[1])),
@@ -357,7 +389,7 @@ def rock(
         header=header,
         minerals=minerals,
         spectra=spectra,
-        shares=shares,
+        shares=areas,
         lines=tuple(
             tuple(
                 name
@@ -370,5 +402,7 @@ def rock(
         banded=texture == "banded",
         grain_size=grain_size,
         blur=blur,
+        strobe=counts_per_pixel * strobe,
+        strobe_fluctuation=strobe_fluctuation,
         seed=seed,
     )

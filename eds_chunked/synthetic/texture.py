@@ -40,6 +40,11 @@ def random_pixel(seed: int, ny: int, nx: int) -> tuple[int, int]:
     return int(y), int(x)
 
 
+def pixel_fraction(y: Array, x: Array, *, seed: int) -> Array:
+    """Return a random number of [0, 1) for every pixel."""
+    return _fraction(_hash(seed, 5, y, x))
+
+
 def voronoi_cells(y: Array, x: Array, *, size: float, seed: int) -> tuple[Array, Array]:
     """Return row and column of the grid square whose point is nearest to each pixel of rows ``y`` and columns ``x``."""
     cy, cx = np.floor(y / size).astype(np.int64), np.floor(x / size).astype(np.int64)

@@ -1,0 +1,43 @@
+"""How many counts a map has, before it is read: from its survey."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from eds_chunked import schema
+from eds_chunked.engine.blocks import Blocks
+
+Array = np.ndarray[Any, Any]
+
+_FILLED_WITHOUT_SURVEY = 0.25
+
+
+def filled_channels(ds: xr.Dataset, blocks: Blocks) -> float:
+    """Bound the mean number of channels of a pixel that are not zero; a quarter where the map has no survey.
+
+    Of Poisson counts with mean m in a channel 1 - exp(-m) of the pixels are not zero. That is concave in m, so taken
+    at the mean over all pixels it bounds the mean over pixels of different phases and brightness.
+    """
+    mean = _mean_spectrum(ds)
+    if mean is None:
+        return _FILLED_WITHOUT_SURVEY * blocks.n_channels
+    return min(float(blocks.n_channels), float(np.sum(-np.expm1(-mean))))
+
+
+def mean_counts(ds: xr.Dataset, blocks: Blocks) -> float:
+    """Return about the mean counts of a pixel; of a map without a survey those of its first block, which is read."""
+    mean = _mean_spectrum(ds)
+    if mean is not None:
+        return float(mean.sum())
+    first = next(blocks.read(blocks.lanes()[0])).analysed_counts
+    return float(first.value.sum(dtype=np.float64)) / max(1, first.n_pixels)
+
+
+def _mean_spectrum(ds: xr.Dataset) -> Array | None:
+    if schema.TOTAL_COUNTS not in ds or schema.SUM_SPECTRUM not in ds:
+        return None
+    spectrum = ds[schema.SUM_SPECTRUM].values.astype(np.float64)
+    return np.asarray(spectrum / max(1.0, spectrum.sum()) * float(ds[schema.TOTAL_COUNTS].mean()))

@@ -1,0 +1,1 @@
+"""Maps and results for HyperSpy, and from it."""

@@ -1,0 +1,186 @@
+"""Non-negative fits by Poisson likelihood: pixels as mixtures of a few spectra, over their non-zero counts only.
+
+A channel without counts adds its expected counts and nothing else, and those add up to the loadings times the sums of
+the spectra. So the time goes with the non-zeros.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from eds_chunked.kernels.sparse import Array, Csr
+
+_STEPS_OF_EM = 2
+_MAX_STEPS = 100
+_SWEEPS = 20
+
+
+# Sums may be taken in the order that suits the processor; it is the same for every pixel, whatever block it is in.
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _solve(
+    indptr: Array, channel: Array, value: Array, factors: Array, sums: Array, tolerance: float, out: Array
+) -> None:
+    n_components = factors.shape[1]
+    spectra = np.empty((n_components, factors.shape[0]))
+    counts = np.empty(factors.shape[0])
+    model = np.empty(factors.shape[0])
+    ratio = np.empty(factors.shape[0])
+    gradient = np.empty(n_components)
+    curvature = np.empty((n_components, n_components))
+    step = np.empty(n_components)
+    w = np.empty(n_components)
+    for i in range(len(indptr) - 1):
+        # Counts in channels where no spectrum has any cannot be explained, whatever the loadings.
+        n = 0
+        total = 0.0
+        for at in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
+            c = channel[at]
+            largest = 0.0
+            for k in range(n_components):
+                spectra[k, n] = factors[c, k]
+                largest = max(largest, factors[c, k])
+            if largest > 0.0:
+                counts[n] = value[at]
+                total += counts[n]
+                n += 1
+        for k in range(n_components):
+            w[k] = total / (n_components * sums[k]) if sums[k] > 0.0 else 0.0
+        steps = 0 if total > 0.0 else _STEPS_OF_EM + _MAX_STEPS
+        while steps < _STEPS_OF_EM + _MAX_STEPS:
+            model[:n] = 0.0
+            for k in range(n_components):
+                for j in range(n):
+                    model[j] += w[k] * spectra[k, j]
+            for j in range(n):
+                ratio[j] = counts[j] / model[j]
+            for k in range(n_components):
+                explained = 0.0
+                for j in range(n):
+                    explained += spectra[k, j] * ratio[j]
+                gradient[k] = sums[k] - explained
+            steps += 1
+            if steps <= _STEPS_OF_EM:
+                for k in range(n_components):
+                    if sums[k] > 0.0:
+                        w[k] *= 1.0 - gradient[k] / sums[k]
+                continue
+            for j in range(n):
+                ratio[j] /= model[j]
+            for k in range(n_components):
+                for m in range(k + 1):
+                    second = 0.0
+                    for j in range(n):
+                        second += ratio[j] * spectra[k, j] * spectra[m, j]
+                    curvature[k, m] = second
+                    curvature[m, k] = second
+            length = _newton_step(gradient, curvature, w, step)
+            # The likelihood is self-concordant where counts are at least one: a step damped so always improves it, and
+            # keeps the model of every count above zero.
+            damping = 1.0 / (1.0 + length) if length > 0.25 else 1.0
+            for k in range(n_components):
+                w[k] = max(0.0, w[k] + damping * step[k])
+            if length * length <= tolerance * total:
+                break
+        for k in range(n_components):
+            out[i, k] = w[k]
+
+
+@njit(nogil=True, cache=True)
+def _newton_step(gradient: Array, curvature: Array, w: Array, step: Array) -> float:
+    """Minimise the quadratic model over steps that keep w non-negative; return the step's length in its metric."""
+    n = len(gradient)
+    step[:] = 0.0
+    for _ in range(_SWEEPS):
+        moved = 0.0
+        largest = 0.0
+        for k in range(n):
+            if curvature[k, k] <= 0.0:
+                # Nothing that was counted speaks for this spectrum.
+                step[k] = -w[k]
+                continue
+            slope = gradient[k]
+            for m in range(n):
+                slope += curvature[k, m] * step[m]
+            scale = math.sqrt(curvature[k, k])
+            new = max(-w[k], step[k] - slope / curvature[k, k])
+            moved = max(moved, abs(new - step[k]) * scale)
+            largest = max(largest, abs(new) * scale)
+            step[k] = new
+        if moved <= 1e-6 * largest:
+            break
+    square = 0.0
+    for k in range(n):
+        for m in range(n):
+            square += step[k] * curvature[k, m] * step[m]
+    return math.sqrt(max(0.0, square))
+
+
+def solve_poisson(csr: Csr, factors: Array, *, tolerance: float = 1e-10) -> Array:
+    """Return the loadings of largest Poisson likelihood: (pixels, components) float64, non-negative.
+
+    Minimises ``sum_j (wH)_j - x_j log (wH)_j`` for every pixel by Newton steps with the bound w >= 0, damped so that
+    each improves the likelihood. Counts in channels where all factors are zero are left aside.
+
+    Parameters
+    ----------
+    csr
+        Counts, (pixels, channels).
+    factors
+        float64 (components, channels), non-negative.
+    tolerance
+        A pixel is done when the square of its last step, in units of the noise, is less than this share of its counts.
+
+    References
+    ----------
+    Tran-Dinh, Kyrillidis & Cevher (2015), Journal of Machine Learning Research 16, 371: proximal Newton steps for
+    self-concordant functions.
+    """
+    out = np.zeros((csr.n_pixels, len(factors)))
+    by_channel = np.ascontiguousarray(factors.T, np.float64)
+    _solve(csr.indptr, csr.channel, csr.value, by_channel, by_channel.sum(axis=0), tolerance, out)
+    return out
+
+
+@njit(nogil=True, cache=True)
+def _sum_ratios(
+    indptr: Array, channel: Array, value: Array, factors: Array, loadings: Array, out: Array, divergence: Array
+) -> None:
+    for i in range(len(indptr) - 1):
+        for at in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
+            c = channel[at]
+            model = 0.0
+            for k in range(factors.shape[1]):
+                model += loadings[i, k] * factors[c, k]
+            if model > 0.0:
+                ratio = value[at] / model
+                divergence[i] += value[at] * (math.log(ratio) - 1.0)
+                for k in range(factors.shape[1]):
+                    out[c, k] += loadings[i, k] * ratio
+
+
+def add_ratios(csr: Csr, factors: Array, loadings: Array, out: Array) -> Array:
+    """Add ``sum_i w_ik x_ij / m_ij`` with m = WH to ``out`` (channels, components); return the divergences (pixels,).
+
+    The Kullback-Leibler divergence is ``sum x log(x / m) - x + m``. Counts where the model has none are left aside.
+    """
+    by_channel = np.ascontiguousarray(factors.T, np.float64)
+    divergence: Array = loadings @ by_channel.sum(axis=0)
+    _sum_ratios(csr.indptr, csr.channel, csr.value, by_channel, loadings, out, divergence)
+    return divergence
+
+
+@njit(nogil=True, cache=True)
+def _back_project(indptr: Array, channel: Array, value: Array, weighted: Array, out: Array) -> None:
+    for i in range(len(indptr) - 1):
+        for at in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
+            c = channel[at]
+            for k in range(weighted.shape[1]):
+                out[c, k] += value[at] * weighted[i, k]
+
+
+def add_back_projection(csr: Csr, weighted: Array, out: Array) -> None:
+    """Add ``X' W`` for W (pixels, components) to ``out`` (channels, components), in place."""
+    _back_project(csr.indptr, csr.channel, csr.value, weighted, out)
