@@ -27,9 +27,9 @@ from .interchange.learning_results import read_learning_results as read_learning
 from .interchange.learning_results import write_learning_results as write_learning_results
 from .interchange.signals import to_hyperspy as to_hyperspy
 from .phases.clustering import cluster as cluster
-from .phases.elements import identify_elements as identify_elements
 from .phases.contacts import Association as Association
 from .phases.contacts import association as association
+from .phases.elements import identify_elements as identify_elements
 from .phases.modal import modal_table as modal_table
 from .phases.naming import merge_phases as merge_phases
 from .phases.segment import segment_phases as segment_phases

@@ -26,7 +26,7 @@ from eds_chunked.cli.output import Facts, Output
 @parameters.options(parameters.came_from(schema.NMF), parameters.name, parameters.memory)
 @parameters.speaking
 def cluster(output: Output, store: str, parent: str, **given: Any) -> None:
-    """Make phases by clustering the component maps, without thresholds.
+    """Make phases by clustering pixels, without thresholds.
 
     Pixels are compared by direction, so that brightness does not count. What comes out are phases as those of the verb
     phases: spectra, grains and report take them.

@@ -185,12 +185,14 @@ def statistics_rows(table: pd.DataFrame, heading: str) -> Rows:
     places = decimals(float(table.loc[(table["unit"] != "1") & (table["measure"] != "precision"), "value"].min()))
     for row in table.to_dict("records"):
         value, low, high = (float(row[name]) for name in ("value", "ci_low", "ci_high"))
-        interval = f"{low:,.{places}f}-{high:,.{places}f}" if math.isfinite(low) else ""
-        counted = row["unit"] == "1" and value.is_integer()
+        ratio = row["unit"] == "1"
+        counted = ratio and value.is_integer()
+        digits = max(places, 3) if ratio else places
+        interval = f"{low:,.{digits}f}-{high:,.{digits}f}" if math.isfinite(low) else ""
         unit = "" if row["unit"] == "1" else row["unit"]
         # Neither the p-value of a test nor a fine step is 0.
-        small = 0 < abs(value) < 10.0**-places
-        said = f"{value:.1g}" if small else f"{value:,.{0 if counted else places}f}"
+        small = 0 < abs(value) < 10.0**-digits
+        said = f"{value:.1g}" if small else f"{value:,.{0 if counted else digits}f}"
         rows.append([row["measure"], said, unit, interval, row["method"]])
     return Rows(["measure", "value", "unit", "95 % CI", "method"], rows, heading, words=("unit", "method"))
 

@@ -152,7 +152,7 @@ def demo(
     overwrite: bool,
     memory: str | None,
 ) -> None:
-    """Take a synthetic rock the same way and compare with its truth.
+    """Take a synthetic rock the same way, and compare with truth.
 
     The number of phases is not told, PCA finds it. About a minute on two cores.
 

@@ -28,8 +28,8 @@ Array = np.ndarray[Any, Any]
 
 MOST_EXCESS = 3.3
 """Times that two halves may differ more than counting noise alone makes them differ. On phantoms of 3 to 8 phases and
-20 to 400 counts a pixel, components of the right number differ by 1.0 to 3.0 times that, with one or two too many by
-3.7 and more."""
+20 to 400 counts a pixel, components of the right number differ by 1.0 to 3.0 times that where both halves find all
+phases, with one or two too many by 3.7 and more."""
 
 LEAST_COSINE = 0.8
 """Under it a component is mostly noise, and may well differ no more than noise does."""
@@ -51,8 +51,8 @@ def component_stability(
     minibatch solver of :func:`eds_chunked.nmf`, from clusters of its own, and the spectra are matched one to one. Those
     that stand for phases come out as alike as counting noise allows; one too many splits a phase, and each half splits
     another way. So look for the last number before the first that is not stable: with fewer components than phases,
-    mixtures of phases come out alike too. At low dose, where half of the pixels find less than all of them would, it
-    rather says too few.
+    mixtures of phases mostly come out alike too. At low dose, where half of the pixels find less than all of them
+    would, it rather says too few.
 
     Parameters
     ----------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ import numpy as np
 from matplotlib.transforms import ScaledTranslation
 
 from eds_chunked.figures.style import FAINT, INK
+from eds_chunked.xray_table import line_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,28 +37,13 @@ class Line:
     main: bool
 
 
-@functools.cache
-def _table(element: str) -> dict[str, tuple[float, float]]:
-    """Return energy in keV and relative weight of each line of ``element``; empty for what is no element."""
-    with warnings.catch_warnings():
-        # HyperSpy warns about its own names when it is imported; a reader of a figure cannot mend that.
-        warnings.simplefilter("ignore")
-        # Imported here since it costs seconds and some 60 MB, and a map without elements does not need it.
-        from exspy.material import elements
-
-    if element not in elements:
-        return {}
-    properties = elements[element].as_dictionary()["Atomic_properties"]
-    return {name: (line["energy (keV)"], line["weight"]) for name, line in properties.get("Xray_lines", {}).items()}
-
-
 def lines_between(elements: Iterable[str], low: float, high: float) -> list[Line]:
     """Return the lines of ``elements`` worth a label between two energies in keV, by rising energy."""
     found = []
     for element in dict.fromkeys(map(str, elements)):
         table = {
             name: energy
-            for name, (energy, weight) in _table(element).items()
+            for name, (energy, weight) in line_table(element).items()
             if weight >= _WEAKEST and max(low, _LOWEST_KEV) <= energy <= high
         }
         known_by = next((first for first, _ in _FAMILIES if first in table), None)

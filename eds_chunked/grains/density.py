@@ -13,9 +13,12 @@ from eds_chunked.errors import ParameterError
 
 Array = np.ndarray[Any, Any]
 
+NORMALISED = "normalised"
 BIN_RULES = ("auto", "fd", "doane", "scott", "stone", "rice", "sturges", "sqrt")
 BANDWIDTH_RULES = ("silverman", "scott")
 MOST_CLASSES = 100_000
+USUAL_PRECISION = 0.1
+FEWEST_POINTS, ENOUGH_POINTS, MOST_POINTS = 512, 2048, 100_000
 
 
 class Scale(NamedTuple):
@@ -49,13 +52,14 @@ class Histogram(NamedTuple):
 
 
 class Density(NamedTuple):
-    """Kernel density: grid and mode in the unit of the diameters, density per unit of the scale, bandwidth on it."""
+    """Kernel density: grid, its largest step and mode in the unit of the diameters, the rest on the scale."""
 
     grid: Array
     density: Array
     mode: float
     bandwidth: float
     rule: str
+    precision: float
 
 
 def _is_number(value: object) -> bool:
@@ -107,11 +111,12 @@ def histogram(values: Array, *, bins: str | int | float, scale: Scale) -> Histog
     )
 
 
-def kernel_density(values: Array, *, bandwidth: str | float, precision: float, scale: Scale) -> Density:
+def kernel_density(values: Array, *, bandwidth: str | float, precision: float | None, scale: Scale) -> Density:
     """Estimate the density with a Gaussian kernel and find its peak.
 
-    The grid has steps of ``precision`` or a little less, but 512 points at least and 2048 at most; the peak is then
-    looked for between its points. Diameters that are all equal have no density: grid and density are empty.
+    No step of the grid is over ``precision``, and it has 512 points at least; without ``precision`` the step is 0.1,
+    but the grid has 512 to 2048 points. The peak is then looked for between its points. Diameters that are all equal
+    have no density: grid and density are empty.
     """
     if not (isinstance(bandwidth, str) and bandwidth in BANDWIDTH_RULES) and not (
         _is_number(bandwidth) and 0 < float(bandwidth) < np.inf
@@ -122,26 +127,55 @@ def kernel_density(values: Array, *, bandwidth: str | float, precision: float, s
             expected=f"{' or '.join(map(repr, BANDWIDTH_RULES))}, or a width over 0",
             fix="bandwidth='silverman'",
         )
-    if not (_is_number(precision) and 0 < precision < np.inf):
+    if precision is not None and not (_is_number(precision) and 0 < precision < np.inf):
         raise ParameterError("precision", found=repr(precision), expected="a step over 0", fix="precision=0.1")
     sizes = scale.forward(values)
     rule = bandwidth if isinstance(bandwidth, str) else "given"
     if _constant(sizes):
         width = 0.0 if isinstance(bandwidth, str) else float(bandwidth)
-        return Density(np.empty(0), np.empty(0), float(values[0]), width, rule)
+        return Density(np.empty(0), np.empty(0), float(values[0]), width, rule, 0.0)
 
     spread = np.std(sizes, ddof=1)
     kde = gaussian_kde(sizes, bandwidth if isinstance(bandwidth, str) else float(bandwidth) / spread)
-    points = int(np.clip(np.ceil(min(np.ptp(values) / precision, 2047)) + 1, 512, 2048))
+    points = _points(values, precision, scale)
     grid = np.linspace(sizes.min(), sizes.max(), points)
     density = kde(grid)
     top = int(density.argmax())
     bounds = (grid[max(top - 1, 0)], grid[min(top + 1, points - 1)])
-    peak = minimize_scalar(lambda size: -kde(size)[0], bounds=bounds, method="bounded").x
+    exactly = {"xatol": 1e-4 * (grid[1] - grid[0])}
+    peak = minimize_scalar(lambda size: -kde(size)[0], bounds=bounds, method="bounded", options=exactly).x
+    back = scale.backward(grid)
     return Density(
-        grid=scale.backward(grid),
+        grid=back,
         density=density,
         mode=float(scale.backward(np.asarray(peak))),
         bandwidth=float(kde.factor * spread),
         rule=rule,
+        precision=float(np.diff(back).max()),
     )
+
+
+def _points(values: Array, precision: float | None, scale: Scale) -> int:
+    smallest, largest = values.min(), values.max()
+    # A unit in the last place more than the range is no mistake of the user's.
+    if precision is not None and precision > (largest - smallest) * (1 + 1e-12):
+        raise ParameterError(
+            "precision",
+            found=f"{precision:g}, above the range of the sizes",
+            expected=f"a step of at most {largest - smallest:.4g}, from {smallest:.4g} to {largest:.4g}",
+            fix=f"precision={(largest - smallest) / 1000:.1g}",
+        )
+    step = min(USUAL_PRECISION if precision is None else precision, largest - smallest)
+    # On no scale do steps shrink towards large sizes, so that the last one is the widest.
+    ends = scale.forward(np.array([smallest, largest - step, largest]))
+    points = (ends[2] - ends[0]) / (ends[2] - ends[1]) + 1
+    if precision is None:
+        points = min(points, ENOUGH_POINTS)
+    elif not points <= MOST_POINTS:
+        raise ParameterError(
+            "precision",
+            found=f"{precision:g}, which needs a grid of {points:.3g} points",
+            expected=f"at most {MOST_POINTS} points",
+            fix="a larger precision, or none",
+        )
+    return max(int(np.ceil(points)), FEWEST_POINTS)

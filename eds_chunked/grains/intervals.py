@@ -10,7 +10,12 @@ from scipy import stats
 
 Array = np.ndarray[Any, Any]
 
+ARITHMETIC_MEAN = "arithmetic mean"
+GEOMETRIC_MEAN = "geometric mean"
+MEDIAN = "median"
+
 CONFIDENCE = 0.95
+_VALUES_AT_ONCE = 1 << 20
 _TAIL = (1 - CONFIDENCE) / 2
 
 
@@ -73,3 +78,27 @@ def median_by_rule_of_thumb(values: Array, measure: str) -> Interval:
     low = max(int(np.floor(n / 2 - half)), 0)
     high = min(int(np.ceil(1 + n / 2 + half)), n - 1)
     return Interval(measure, "rule of thumb (GrainSizeTools)", float(ordered[low]), float(ordered[high]))
+
+
+def by_bootstrap(values: Array, *, resamples: int, seed: int) -> tuple[Interval, ...]:
+    """Return the percentile-bootstrap intervals of arithmetic mean, geometric mean and median.
+
+    All three come from the same samples, each drawn with replacement. Values in ascending order give the same answer
+    however they were ordered before.
+    """
+    n = len(values)
+    logs = np.log(values)
+    drawn = np.empty((3, resamples))
+    rng = np.random.default_rng(seed)
+    at_once = max(_VALUES_AT_ONCE // n, 1)
+    for start in range(0, resamples, at_once):
+        part = slice(start, min(start + at_once, resamples))
+        chosen = rng.integers(0, n, (part.stop - start, n))
+        sample = values[chosen]
+        drawn[:, part] = sample.mean(axis=1), np.exp(logs[chosen].mean(axis=1)), np.median(sample, axis=1)
+    ends = np.quantile(drawn, [_TAIL, 1 - _TAIL], axis=1)
+    method = f"bootstrap, percentiles of {resamples} samples, seed {seed}"
+    return tuple(
+        Interval(measure, method, float(low), float(high))
+        for measure, low, high in zip((ARITHMETIC_MEAN, GEOMETRIC_MEAN, MEDIAN), *ends, strict=True)
+    )

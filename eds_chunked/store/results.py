@@ -168,6 +168,8 @@ def refresh_command(store: Location, revision: Revision) -> str:
         said = revision.attrs.get(schema.PARAMETERS, {})
         return _decompose_call(location_text(store), str(said.get("estimator", "ESTIMATOR")), revision.run)
     parent = revision.attrs.get(schema.PARENT)
+    if "merges" in revision.attrs.get(schema.PARAMETERS, {}) and parent is not None:
+        return _merge_call(location_text(store), parent.rsplit(".r", 1)[0], revision)
     # Phases come by thresholds or by clustering: two verbs, one step.
     verb = "cluster" if "n_clusters" in revision.attrs.get(schema.PARAMETERS, {}) else revision.step
     words = ["eds-chunked", verb, location_text(store)]
@@ -186,6 +188,14 @@ def _decompose_call(store: str, estimator: str = "ESTIMATOR", run: str | None = 
     """Return the call that makes a result of an estimator: an object of Python, so there is no command for it."""
     name = "" if run is None else f", name={run!r}"
     return f"eds_chunked.decompose(eds_chunked.open({store!r}), {estimator}{name}), then eds_chunked.save"
+
+
+def _merge_call(store: str, parent: str, revision: Revision) -> str:
+    """Return the call that merges phases again: no verb saves merged phases."""
+    said = revision.attrs[schema.PARAMETERS]
+    names = {int(number): name for number, name in said["names"].items()}
+    made = f"eds_chunked.merge_phases(eds_chunked.load({store!r}, {parent!r}), merges={said['merges']}, names={names})"
+    return f"eds_chunked.save({made}, {store!r}, name={revision.run!r})"
 
 
 def _part_of_the_map(revision: Revision, name: str, value: Any) -> list[str]:

@@ -1,0 +1,390 @@
+"""The search for the elements of one spectrum: added, exchanged and removed by what the counts say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+from scipy.optimize import nnls
+
+from eds_chunked.phases.spectrum_model import N_FALSE_PEAKS, Channels, Detector, Fit, dispersion_of, fit_counts
+from eds_chunked.phases.xray_families import ABUNDANCE, MARGIN, Families, Line
+
+Array = np.ndarray[Any, Any]
+
+# Of the significance asked for, what an element is thought of from; in between it is possible.
+_CANDIDATE = 0.7
+# Elements of at least this abundance (ppm) are equal before any count is seen; the rarest are this far behind.
+_COMMON_PPM = 1000.0
+_RAREST_PPM = 0.01
+# Deviance by which an element has to fit better than another that could take its place: 3 standard deviations.
+_CLEAR = 9.0
+_TRIED = 5
+_ROUNDS = 10
+_MOST_ELEMENTS = 30
+# A line is measured this far to each side, in widths at half maximum.
+_HALF_WINDOW = 0.6
+_OVERLAP_FWHM = 0.6
+_TOLERANCE_KEV = 0.010
+_TOLERANCE_SIGMA = 3.0
+# The background under a line comes from more channels than the line has: its error is this much of its own noise.
+_BACKGROUND_ERROR = 0.15
+# A harder shell should be seen where it is expected by this many standard deviations, with this share of it in reach.
+_SEEN = 3.0
+_IN_WINDOW = 0.8
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for an element: of its best line, and (``sigma``) of all its lines together."""
+
+    element: str
+    line: Line
+    net: float
+    background: float
+    line_sigma: float
+    sigma: float
+    offset: float
+    tolerance: float
+    overlaps: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()
+    artefact: str = ""
+
+
+def line_significance(counts: float, background: float, error: float) -> float:
+    """Return the standard deviations by which ``counts`` exceed a background known to within ``error``.
+
+    Cowan, Cranmer, Gross & Vitells (2011), with the sign of the excess; Poisson, so also for few counts.
+    """
+    b = max(background, 1e-6)
+    variance = max(error, 1e-6 * b) ** 2
+    n = max(counts, 1e-12)
+    first = n * math.log(n * (b + variance) / (b * b + n * variance))
+    second = b * b / variance * math.log1p(variance * (n - b) / (b * (b + variance)))
+    return math.copysign(math.sqrt(max(0.0, 2 * (first - second))), counts - background)
+
+
+def head_start(element: str) -> float:
+    """Return by how much deviance (at most 0) an element is behind those that are common in the Earth's crust."""
+    return 2 * math.log(min(max(ABUNDANCE.get(element, _RAREST_PPM), _RAREST_PPM), _COMMON_PPM) / _COMMON_PPM)
+
+
+class _Reduced:
+    """Least squares at fixed weights over any choice of columns: all are reduced to a triangle once."""
+
+    def __init__(self, columns: Array, counts: Array, variance: Array, prior: Array) -> None:
+        root = 1 / np.sqrt(variance)
+        rows = columns * root[:, None]
+        size = np.maximum(np.sqrt((rows**2).sum(axis=0)), 1e-30)
+        rows = np.concatenate([rows, np.diag(1 / prior)[np.isfinite(prior)]]) / size
+        target = np.concatenate([counts * root, np.zeros(len(rows) - len(counts))])
+        q, self.triangle = np.linalg.qr(rows)
+        self.target = q.T @ target
+        self.rest = float(target @ target - self.target @ self.target)
+
+    def solve(self, chosen: Array) -> tuple[float, Array, Array]:
+        """Return chi-square, residual, and an orthonormal basis of the columns that are used."""
+        matrix = self.triangle[:, chosen]
+        weights, norm = nnls(matrix, self.target, maxiter=50 * len(chosen))
+        used = np.linalg.qr(matrix[:, weights > 0])[0]
+        return norm**2 + self.rest, self.target - matrix @ weights, used
+
+    def gains(self, residual: Array, used: Array) -> Array:
+        """Return by how much chi-square would fall with each column, if the others were free to follow."""
+        outside = self.triangle - used @ (used.T @ self.triangle)
+        square = np.maximum((outside**2).sum(axis=0), 1e-9)
+        return np.asarray(np.maximum(residual @ outside, 0.0) ** 2 / square)
+
+
+class Search:
+    """The elements of one spectrum.
+
+    Parameters
+    ----------
+    counts
+        (channels,) counts.
+    channels, detector
+        Their energies, and what a line looks like there.
+    known
+        The lines of every element that is thought of.
+    columns
+        What spans the spectrum of each (channels, columns), soft lines alone last, as :meth:`Channels.columns` gives
+        them of its generators and its soft lines.
+    significance
+        Standard deviations by which an element has to stand out.
+    """
+
+    def __init__(
+        self,
+        counts: Array,
+        channels: Channels,
+        detector: Detector,
+        known: Mapping[str, Families],
+        columns: Mapping[str, Array],
+        *,
+        significance: float,
+    ) -> None:
+        self._counts, self._channels, self._detector = counts, channels, detector
+        self._known, self._significance = known, significance
+        self._barred: set[str] = set()
+        continuum, artefacts = channels.continuum(detector), channels.artefacts(counts, detector)
+        self._n_continuum, self._n_base = continuum.shape[1], continuum.shape[1] + artefacts.shape[1]
+        blocks = [continuum, artefacts, *(columns[element] for element in known)]
+        self._columns = np.concatenate(blocks, axis=1)
+        self._prior = np.full(self._columns.shape[1], np.inf)
+        self._prior[self._n_continuum : self._n_base] = 1.0
+        ends = np.cumsum([self._n_base, *(columns[element].shape[1] for element in known)])
+        self._places, self._soft = {}, {}
+        for first, last, (element, families) in zip(ends[:-1], ends[1:], known.items(), strict=True):
+            own = last - len(families.soft)
+            self._places[element], self._soft[element] = np.arange(first, own), np.arange(own, last)
+
+    def run(self) -> list[Evidence]:
+        """Return what was found, in the order of ``known``, also what is only possible; then artefacts."""
+        chosen, fit, dispersion = self.choose()
+        return self._evidence(chosen, dispersion, dispersion * fit.expected + 0.02)
+
+    def choose(self) -> tuple[list[str], Fit, Array]:
+        """Return the elements that the counts demand, the fit with them, and its dispersion (channels,).
+
+        It takes several rounds: by how much counts stray depends on the peaks that were found.
+        """
+        counts = self._counts
+        smooth = gaussian_filter1d(counts, float(self._detector.sigma(2.0)) / self._channels.width, mode="nearest")
+        variance = smooth + (0.03 * smooth) ** 2 + 0.02
+        chosen: list[str] = []
+        expected, dispersion = counts, np.ones(len(counts))
+        for _ in range(_ROUNDS):
+            reduced = _Reduced(self._columns, counts, variance, self._prior)
+            before, chosen = chosen, self._settle(reduced, chosen)
+            fit = self._fit(chosen, dispersion, expected)
+            columns = self._columns[:, self._at(chosen)]
+            dispersion = dispersion_of(fit, columns, self._n_continuum, self._channels, self._detector)
+            fit = self._fit(chosen, dispersion, fit.expected)
+            expected, variance = fit.expected, dispersion * fit.expected + 0.02
+            silent = self._silent(chosen, dispersion, expected)
+            self._barred |= silent
+            chosen = [element for element in chosen if element not in silent]
+            if chosen == before and not silent:
+                break
+        return chosen, self._fit(chosen, dispersion, expected), dispersion
+
+    # -------------------------------------------------------------------------------------------- the choice
+    def _at(self, chosen: Sequence[str], *, without: str = "", false_peaks: bool = True) -> Array:
+        """Return the columns of ``chosen``; of an element ``without`` those that are no evidence for it."""
+        base = np.arange(self._n_base)
+        if not false_peaks:
+            base = np.delete(base, np.arange(self._n_continuum, self._n_continuum + N_FALSE_PEAKS))
+        soft = [self._soft[without]] if without else []
+        return np.concatenate([base, *(self._places[element] for element in chosen), *soft])
+
+    def _candidates(self, reduced: _Reduced, chosen: Sequence[str], without: str = "") -> list[str]:
+        """Return the elements that could best take what ``chosen`` leave unexplained, the best first."""
+        _, residual, used = reduced.solve(self._at(chosen))
+        gains = reduced.gains(residual, used)
+        rated = {
+            element: float(gains[places].max()) + head_start(element)
+            for element, places in self._places.items()
+            if element not in chosen and element != without and element not in self._barred
+        }
+        return sorted(rated, key=lambda element: -rated[element])[:_TRIED]
+
+    def _gain(self, reduced: _Reduced, chosen: Sequence[str], element: str) -> float:
+        """Return what ``element``, one of ``chosen``, explains that the others and its soft lines alone do not."""
+        others = [other for other in chosen if other != element]
+        return reduced.solve(self._at(others, without=element))[0] - reduced.solve(self._at(chosen))[0]
+
+    def _settle(self, reduced: _Reduced, chosen: list[str]) -> list[str]:
+        least = (_CANDIDATE * self._significance) ** 2
+        seen = set()
+        while frozenset(chosen) not in seen:
+            seen.add(frozenset(chosen))
+            chosen = self._grown(reduced, chosen, least)
+            chosen = self._exchanged(reduced, chosen, least)
+            chosen = self._pruned(reduced, chosen, least)
+        return [element for element in self._known if element in chosen]
+
+    def _grown(self, reduced: _Reduced, chosen: list[str], least: float) -> list[str]:
+        chosen = list(chosen)
+        while len(chosen) < _MOST_ELEMENTS:
+            tried = {
+                element: self._gain(reduced, [*chosen, element], element)
+                for element in self._candidates(reduced, chosen)
+            }
+            tried = {element: gain for element, gain in tried.items() if gain >= least}
+            if not tried:
+                break
+            chosen.append(max(tried, key=lambda element: tried[element] + head_start(element)))
+        return chosen
+
+    def _exchanged(self, reduced: _Reduced, chosen: list[str], least: float) -> list[str]:
+        chosen = list(chosen)
+        for element in list(chosen):
+            others = [other for other in chosen if other != element]
+            tried = {
+                instead: reduced.solve(self._at([*others, instead]))[0] - head_start(instead)
+                for instead in self._candidates(reduced, others, without=element)
+                if self._gain(reduced, [*others, instead], instead) >= least
+            }
+            best = min(tried, key=lambda instead: tried[instead], default=element)
+            if tried and tried[best] < reduced.solve(self._at(chosen))[0] - head_start(element) - 0.1:
+                chosen = [*others, best]
+        return chosen
+
+    def _pruned(self, reduced: _Reduced, chosen: list[str], least: float) -> list[str]:
+        chosen = list(chosen)
+        while chosen:
+            lost = {element: self._gain(reduced, chosen, element) for element in chosen}
+            weakest = min(chosen, key=lambda element: lost[element])
+            if lost[weakest] >= least:
+                break
+            chosen.remove(weakest)
+        return chosen
+
+    # ------------------------------------------------------------------------------------------ the evidence
+    def _fit(self, chosen: Sequence[str], dispersion: Array, start: Array, *, without: str = "") -> Fit:
+        at = self._at(chosen, without=without)
+        return fit_counts(self._columns[:, at], self._counts, dispersion=dispersion, start=start, prior=self._prior[at])
+
+    def _replaces(self, reduced: _Reduced, others: Sequence[str], element: str, instead: str) -> bool:
+        """Return whether ``element`` hardly explains what ``instead``, of which there is evidence, does not."""
+        if self._gain(reduced, [*others, instead], instead) < (_CANDIDATE * self._significance) ** 2:
+            return False
+        missed = self._gain(reduced, [*others, instead, element], element)
+        return missed + head_start(element) - head_start(instead) < _CLEAR
+
+    def _silent(self, chosen: Sequence[str], dispersion: Array, start: Array) -> set[str]:
+        """Return the elements whose harder shell should be seen beside a softer one, and is not.
+
+        The fit itself allows for softer lines up to a generous bound. What is lacking there costs it little where the
+        softer lines only mend a continuum or a tail that is not quite as modelled.
+        """
+        fit = self._fit(chosen, dispersion, start)
+        weights = dict(zip(self._at(chosen).tolist(), fit.weights.tolist(), strict=True))
+        silent = set()
+        for element in chosen:
+            families = self._known[element]
+            places = self._places[element].tolist()
+            # A column of a bound group has one count of the leading line, so MARGIN counts are what is usual.
+            followers = places[len(families.leading) : len(places) - len(families.soft)]
+            usual = MARGIN * sum(weights[at] for at in followers)
+            if not usual:
+                continue
+            own = self._columns[:, places] @ np.array([weights[place] for place in places])
+            hard = self._measured(families.lines[0], own, fit.expected, dispersion)
+            if hard.line_sigma < _SEEN and usual * _IN_WINDOW >= _SEEN * math.sqrt(hard.background + usual):
+                silent.add(element)
+        return silent
+
+    def _evidence(self, chosen: list[str], dispersion: Array, variance: Array) -> list[Evidence]:
+        fit = self._fit(chosen, dispersion, self._counts + 1.0)
+        reduced = _Reduced(self._columns, self._counts, variance, self._prior)
+        weights = dict(zip(self._at(chosen).tolist(), fit.weights.tolist(), strict=True))
+        found = []
+        for element in chosen:
+            others = [other for other in chosen if other != element]
+            lost = self._fit(others, dispersion, fit.expected, without=element).deviance - fit.deviance
+            places = self._places[element]
+            own = self._columns[:, places] @ np.array([weights[place] for place in places.tolist()])
+            evidence = self._best_line(element, own, fit.expected, dispersion)
+            alternatives = tuple(
+                instead
+                for instead in self._candidates(reduced, others, without=element)
+                if self._replaces(reduced, others, element, instead)
+                and instead not in self._silent([*others, instead], dispersion, fit.expected)
+            )
+            found.append(replace(evidence, sigma=math.sqrt(max(0.0, lost)), alternatives=alternatives))
+        return [*found, *self._artefacts(reduced, chosen, fit, dispersion)]
+
+    def _best_line(self, element: str, own: Array, expected: Array, dispersion: Array) -> Evidence:
+        """Return the evidence of the line of ``element`` that stands out most; ``own`` is its share of ``expected``."""
+        families = self._known[element]
+        uncertain = {line.name for group in families.soft for line in group}
+        lines = [line for line in families.lines if line.name not in uncertain]
+        measured = [self._measured(line, own, expected, dispersion) for line in lines]
+        best = max(measured, key=lambda evidence: evidence.line_sigma)
+        return replace(best, element=element, overlaps=self._overlaps(element, best.line))
+
+    def _measured(self, line: Line, own: Array, expected: Array, dispersion: Array) -> Evidence:
+        """Return what a line has over the rest of the model, ``expected`` without ``own``."""
+        energy = self._channels.true(self._detector)
+        window = np.abs(energy - line.energy) <= _HALF_WINDOW * self._detector.fwhm(line.energy)
+        others = np.maximum(expected - own, 0.0)[window]
+        counts, there = self._counts[window], energy[window]
+        background = float(others.sum())
+        error = math.hypot(
+            math.sqrt(float((others * (dispersion[window] - 1)).sum())), _BACKGROUND_ERROR * math.sqrt(background)
+        )
+        net = float(counts.sum()) - background
+        offset, tolerance = 0.0, math.inf
+        if net > 0 and own[window].sum() > 0:
+            middle = float(own[window] @ there / own[window].sum())
+            offset = float((counts - others) @ there) / net - middle
+            spread = math.sqrt(float((counts + (dispersion[window] - 1) * others) @ (there - middle) ** 2)) / net
+            tolerance = _TOLERANCE_KEV + _TOLERANCE_SIGMA * spread
+        return Evidence(
+            "", line, net, background, line_significance(net + background, background, error), 0.0, offset, tolerance
+        )
+
+    def _overlaps(self, element: str, line: Line) -> tuple[str, ...]:
+        """Return main lines of other elements that the detector does not part from ``line``, the nearest first."""
+        reach = _OVERLAP_FWHM * float(self._detector.fwhm(line.energy))
+        near = [
+            (abs(main.energy - line.energy), f"{other} {main.name}")
+            for other, families in self._known.items()
+            if other != element and ABUNDANCE.get(other, 0.0) >= 1.0
+            for main in families.lines
+            if main.name in ("Ka", "La", "Ma") and abs(main.energy - line.energy) <= reach
+        ]
+        return tuple(name for _, name in sorted(near)[:4])
+
+    def _artefacts(self, reduced: _Reduced, chosen: list[str], fit: Fit, dispersion: Array) -> list[Evidence]:
+        """Return the elements that escape and sum peaks alone would have made believe in, one for each such peak."""
+        base, residual, used = reduced.solve(self._at(chosen, false_peaks=False))
+        gains = reduced.gains(residual, used)
+        least = self._significance**2
+        peaks = slice(self._n_continuum, self._n_continuum + N_FALSE_PEAKS)
+        artefacts = self._columns[:, peaks] * fit.weights[peaks]
+        tried = {
+            element: base - reduced.solve(self._at([*chosen, element], false_peaks=False))[0]
+            for element, places in self._places.items()
+            if element not in chosen and gains[places].max() >= least and ABUNDANCE.get(element, 0.0) >= 1.0
+        }
+        found: list[Evidence] = []
+        for element in sorted(tried, key=lambda element: -(tried[element] + head_start(element))):
+            line = self._known[element].lines[0]
+            near = 2 * float(self._detector.fwhm(line.energy))
+            if tried[element] < least or any(abs(line.energy - other.line.energy) < near for other in found):
+                continue
+            own = artefacts.sum(axis=1)
+            evidence = self._best_line(element, own, fit.expected, dispersion)
+            why = self._explained(chosen, evidence.line, artefacts)
+            if why and evidence.line_sigma >= self._significance:
+                found.append(replace(evidence, sigma=math.sqrt(tried[element]), artefact=why))
+        return [evidence for element in self._known for evidence in found if evidence.element == element]
+
+    def _explained(self, chosen: Sequence[str], line: Line, artefacts: Array) -> str:
+        """Return which lines of ``chosen`` make an escape or sum peak at ``line``; empty for none."""
+        energy = self._channels.true(self._detector)
+        reach = _OVERLAP_FWHM * float(self._detector.fwhm(line.energy))
+        strong = []
+        for element in chosen:
+            for own in self._known[element].lines:
+                if own.weight >= 0.5:
+                    height = float(np.interp(own.energy, energy, self._counts))
+                    strong.append((height, own.energy, f"{element} {own.name}"))
+        at = artefacts[int(np.argmin(np.abs(energy - line.energy)))]
+        if at[0] > at[1:].sum():
+            parents = [(h, name) for h, e, name in strong if abs(e - 1.740 - line.energy) <= reach]
+            return f"silicon escape peak of {max(parents)[1]}" if parents else ""
+        pairs = [
+            (h1 * h2, f"{first} and {second}")
+            for i, (h1, e1, first) in enumerate(strong)
+            for h2, e2, second in strong[i:]
+            if abs(e1 + e2 - line.energy) <= reach
+        ]
+        return f"sum peak of {max(pairs)[1]}" if pairs else ""
