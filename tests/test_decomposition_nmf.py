@@ -1,4 +1,4 @@
-"""Non-negative factors by mini-batches: against the truth of synthetic rocks, scipy's least squares and scikit-learn."""
+"""Non-negative factors by mini-batches: against the truth of synthetic rocks, least squares and scikit-learn."""
 
 from functools import partial
 
