@@ -14,6 +14,7 @@ from eds_chunked.decomposition.channel_sums import sum_channels
 from eds_chunked.decomposition.fitting import (
     BLOCKWISE,
     MINIBATCH,
+    SAMPLE,
     SOLVERS,
     FactorFit,
     Recipe,
@@ -130,13 +131,7 @@ def nmf(
         raise ParameterError("start", found="fixed_factors too", expected="one of the two", fix="leave one out")
     schema.require(ds, schema.COUNTS)
     blocks = blocks_of(ds)
-    best_loss = POISSON_LIKELIHOOD if blocks.are_counts and solver != MINIBATCH else FROBENIUS
-    kind: str = loss or best_loss
-    if kind == POISSON_LIKELIHOOD and not blocks.are_counts:
-        raise CountsError(
-            "counts", found=f"dtype {blocks.source.dtype}", expected="integers, for the Poisson likelihood",
-            fix="loss='frobenius', or counts as they were measured",
-        )  # fmt: skip
+    kind = _check_loss(loss, solver if fixed_factors is None else BLOCKWISE, blocks)
     given = start if fixed_factors is None else fixed_factors
     begin, n_components = _given(ds, blocks, given, "start" if fixed_factors is None else "fixed_factors", n_components)
     n_components = check_n_components(n_components, ds)
@@ -152,13 +147,6 @@ def nmf(
     if fixed_factors is not None and begin.factors is not None:
         fit = _fixed(blocks, begin.factors, kind, noise, how)
     else:
-        if solver == MINIBATCH and kind == POISSON_LIKELIHOOD:
-            raise ParameterError(
-                "loss",
-                found=f"{kind!r} with the solver {MINIBATCH!r}",
-                expected=f"{FROBENIUS!r}, or the solver {BLOCKWISE!r}",
-                fix=f"solver={BLOCKWISE!r}",
-            )
         if begin.factors is not None and restarts > 1:
             raise ParameterError(
                 "restarts", found=f"{restarts}, and factors to start from", expected="1", fix="restarts=1"
@@ -211,6 +199,23 @@ def _check_options(
             raise ParameterError(what, found=number, expected="at least 1", fix=f"leave {what} out for the default")
     if not 0 <= seed < 2**32 - restarts:
         raise ParameterError("seed", found=seed, expected="0 to 2**32 - 1, restarts included", fix="seed=0")
+
+
+def _check_loss(loss: str | None, solver: str, blocks: Blocks) -> str:
+    """Return the loss, by default the likelihood wherever it can be had."""
+    if loss == POISSON_LIKELIHOOD and not blocks.are_counts:
+        raise CountsError(
+            "counts", found=f"dtype {blocks.source.dtype}", expected="integers, for the Poisson likelihood",
+            fix="loss='frobenius', or counts as they were measured",
+        )  # fmt: skip
+    if loss == POISSON_LIKELIHOOD and solver == MINIBATCH:
+        raise ParameterError(
+            "loss",
+            found=f"{loss!r} with the solver {MINIBATCH!r}",
+            expected=f"{FROBENIUS!r}, or the solver {SAMPLE!r} or {BLOCKWISE!r}",
+            fix=f"solver={SAMPLE!r}",
+        )
+    return loss or (POISSON_LIKELIHOOD if blocks.are_counts and solver != MINIBATCH else FROBENIUS)
 
 
 def _given(

@@ -142,6 +142,8 @@ _FLAGS = {
     "energy": "--energy",
     "noise": "--noise",
     "solver": "--solver",
+    "loss": "--loss",
+    "restarts": "--restarts",
     "max_epochs": "--max-epochs",
     "fit_pixels": "--fit-pixels",
     "seed": "--seed",
@@ -176,11 +178,10 @@ def refresh_command(store: Location, revision: Revision) -> str:
     if parent is not None:
         words += ["--from", parent.rsplit(".r", 1)[0]]
     for name, value in revision.attrs.get(schema.PARAMETERS, {}).items():
-        # A solver that there is one of has no option.
-        if name in _FLAGS and not (name == "solver" and revision.step == schema.NMF):
+        if name in _FLAGS:
             words += [_FLAGS[name], _option(name, value)]
         elif revision.step in (schema.PCA, schema.NMF):
-            words += _part_of_the_map(revision, name, value)
+            words += _of_a_decomposition(store, name, value) or _part_of_the_map(revision, name, value)
     return " ".join([*words, "--name", revision.run])
 
 
@@ -196,6 +197,16 @@ def _merge_call(store: str, parent: str, revision: Revision) -> str:
     names = {int(number): name for number, name in said["names"].items()}
     made = f"eds_chunked.merge_phases(eds_chunked.load({store!r}, {parent!r}), merges={said['merges']}, names={names})"
     return f"eds_chunked.save({made}, {store!r}, name={revision.run!r})"
+
+
+def _of_a_decomposition(store: Location, name: str, value: Any) -> list[str]:
+    """Return the options that are no parameter with a value, or whose value is another result."""
+    if name in ("start", "fixed_factors"):
+        known = [r.address.rsplit(".r", 1)[0] for r in revisions(store) if r.attrs.get(schema.RESULT_ID) == value]
+        return [f"--{name.replace('_', '-')}", known[-1] if known else "RESULT"]
+    if name == "early_stop" and not value:
+        return ["--no-early-stop"]
+    return ["--centre"] if name == "centre" and value else []
 
 
 def _part_of_the_map(revision: Revision, name: str, value: Any) -> list[str]:
