@@ -10,14 +10,15 @@ import xarray as xr
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import minimize
+from scipy.optimize import minimize, nnls
 from scipy.stats import norm, poisson
 
 import eds_chunked as edc
 from eds_chunked import schema
 from eds_chunked.cli import main
 from eds_chunked.errors import CountsError, ParameterError
-from eds_chunked.phases.element_search import line_significance
+from eds_chunked.phases import element_search
+from eds_chunked.phases.element_search import Reduced, line_significance
 from eds_chunked.phases.elements import identify_elements
 from eds_chunked.phases.spectrum_model import Channels, Detector, fit_counts
 from eds_chunked.phases.xray_families import ABUNDANCE, families_of
@@ -266,6 +267,32 @@ def test_fit_is_the_maximum_of_the_likelihood(seed, scale):
     assert fit.deviance == pytest.approx(deviance(fit.weights), rel=1e-9, abs=1e-6)
     assert fit.deviance <= best.fun + 0.05
     assert fit.weights.min() >= 0
+
+
+@pytest.mark.parametrize("pivots", [25, 0], ids=["pivots", "active sets"])
+def test_least_squares_of_any_choice_are_those_of_all_rows(pivots, monkeypatch):
+    monkeypatch.setattr(element_search, "_PIVOTS", pivots)
+    rng = np.random.default_rng(14)
+    channels, columns = 97, 23
+    table = rng.random((channels, columns)) ** 4
+    # Alike, almost alike, and nothing at all.
+    table[:, 7], table[:, 11], table[:, 13] = table[:, 3], table[:, 5] + 1e-3 * table[:, 6], 0.0
+    counts = rng.poisson(table[:, ::2] @ rng.uniform(0, 300, 12)).astype(float)
+    variance, prior = counts + 1.0, np.full(columns, np.inf)
+    prior[[2, 4, 13]] = 1.0
+    reduced = Reduced(table, counts, variance, prior)
+    rows = np.concatenate([table / np.sqrt(variance)[:, None], np.diag(1 / prior)[np.isfinite(prior)]])
+    target = np.concatenate([counts / np.sqrt(variance), np.zeros(3)])
+    for n in (5, 6, 17, 4, 23):
+        chosen = np.sort(rng.permutation(columns)[:n])
+        weights, norm = nnls(rows[:, chosen], target, maxiter=1000)
+        assert reduced.solve(chosen)[0] == pytest.approx(norm**2, rel=1e-6)
+        free = rows[:, chosen[weights > 0]]
+        gains = reduced.gains(chosen)
+        for column in set(range(columns)) - set(chosen.tolist()) - {3, 7, 5, 11, 13}:
+            less = [np.linalg.lstsq(part, target)[1][0] for part in (free, np.column_stack([free, rows[:, column]]))]
+            uphill = rows[:, column] @ (target - rows[:, chosen] @ weights) > 0
+            assert gains[column] == pytest.approx(less[0] - less[1] if uphill else 0.0, rel=1e-4, abs=1e-6)
 
 
 def test_families_of_known_elements():

@@ -36,6 +36,10 @@ _BACKGROUND_ERROR = 0.15
 # A harder shell should be seen where it is expected by this many standard deviations, with this share of it in reach.
 _SEEN = 3.0
 _IN_WINDOW = 0.8
+# Columns have length 1.
+_RIDGE = 1e-12
+_STEEP = 1e-10
+_PIVOTS = 25
 
 
 @dataclass(frozen=True)
@@ -73,31 +77,62 @@ def head_start(element: str) -> float:
     return 2 * math.log(min(max(ABUNDANCE.get(element, _RAREST_PPM), _RAREST_PPM), _COMMON_PPM) / _COMMON_PPM)
 
 
-class _Reduced:
-    """Least squares at fixed weights over any choice of columns: all are reduced to a triangle once."""
+class Reduced:
+    """Least squares at fixed weights over any choice of columns, by normal equations that are made once."""
 
     def __init__(self, columns: Array, counts: Array, variance: Array, prior: Array) -> None:
         root = 1 / np.sqrt(variance)
         rows = columns * root[:, None]
         size = np.maximum(np.sqrt((rows**2).sum(axis=0)), 1e-30)
-        rows = np.concatenate([rows, np.diag(1 / prior)[np.isfinite(prior)]]) / size
-        target = np.concatenate([counts * root, np.zeros(len(rows) - len(counts))])
-        q, self.triangle = np.linalg.qr(rows)
-        self.target = q.T @ target
-        self.rest = float(target @ target - self.target @ self.target)
+        rows /= size
+        self._gram = rows.T @ rows
+        # What columns that are almost alike lack for a definite matrix.
+        self._gram[np.diag_indices(len(size))] += (1 / (prior * size)) ** 2 + _RIDGE
+        self._target = rows.T @ (counts * root)
+        self._square = float((counts * root) @ (counts * root))
+        self._positive = np.zeros(len(size), bool)
+        self._solved: dict[bytes, tuple[float, Array, Array]] = {}
 
     def solve(self, chosen: Array) -> tuple[float, Array, Array]:
-        """Return chi-square, residual, and an orthonormal basis of the columns that are used."""
-        matrix = self.triangle[:, chosen]
-        weights, norm = nnls(matrix, self.target, maxiter=50 * len(chosen))
-        used = np.linalg.qr(matrix[:, weights > 0])[0]
-        return norm**2 + self.rest, self.target - matrix @ weights, used
+        """Return chi-square, the columns that are used, and their weights."""
+        key = chosen.tobytes()
+        if key not in self._solved:
+            gram, target = self._gram[np.ix_(chosen, chosen)], self._target[chosen]
+            # The last answer is a good guess: choices that follow each other differ by an element.
+            weights = _nonnegative(gram, target, self._positive[chosen])
+            used = weights > 0
+            self._positive[chosen] = used
+            slope = target - gram @ weights
+            self._solved[key] = self._square - float(weights @ (target + slope)), chosen[used], weights[used]
+        return self._solved[key]
 
-    def gains(self, residual: Array, used: Array) -> Array:
-        """Return by how much chi-square would fall with each column, if the others were free to follow."""
-        outside = self.triangle - used @ (used.T @ self.triangle)
-        square = np.maximum((outside**2).sum(axis=0), 1e-9)
-        return np.asarray(np.maximum(residual @ outside, 0.0) ** 2 / square)
+    def gains(self, chosen: Array) -> Array:
+        """Return by how much chi-square would fall with each column beside ``chosen``, if they were free to follow."""
+        _, used, weights = self.solve(chosen)
+        shared = self._gram[used]
+        slope = self._target - weights @ shared
+        outside = np.diag(self._gram) - (shared * np.linalg.solve(shared[:, used], shared)).sum(axis=0)
+        return np.asarray(np.maximum(slope, 0.0) ** 2 / np.maximum(outside, 1e-9))
+
+
+def _nonnegative(gram: Array, target: Array, positive: Array) -> Array:
+    """Return weights >= 0 that minimise ``w gram w / 2 - w target``, by way of a guess which are positive.
+
+    Block principal pivoting (Portugal, Judice & Vicente 1994), which takes few steps from a good guess; where it goes
+    in circles, the active sets of Lawson & Hanson (1974).
+    """
+    weights = np.zeros(len(target))
+    least = _STEEP * float(np.abs(target).max())
+    for _ in range(_PIVOTS):
+        weights[:] = 0.0
+        at = np.flatnonzero(positive)
+        weights[at] = np.linalg.solve(gram[np.ix_(at, at)], target[at])
+        wrong = np.where(positive, weights < 0, target - gram @ weights > least)
+        if not wrong.any():
+            return weights
+        positive = positive ^ wrong
+    upper = np.linalg.cholesky(gram).T
+    return np.asarray(nnls(upper, np.linalg.solve(upper.T, target), maxiter=50 * len(target))[0])
 
 
 class Search:
@@ -159,7 +194,7 @@ class Search:
         chosen: list[str] = []
         expected, dispersion = counts, np.ones(len(counts))
         for _ in range(_ROUNDS):
-            reduced = _Reduced(self._columns, counts, variance, self._prior)
+            reduced = Reduced(self._columns, counts, variance, self._prior)
             before, chosen = chosen, self._settle(reduced, chosen)
             fit = self._fit(chosen, dispersion, expected)
             columns = self._columns[:, self._at(chosen)]
@@ -182,10 +217,9 @@ class Search:
         soft = [self._soft[without]] if without else []
         return np.concatenate([base, *(self._places[element] for element in chosen), *soft])
 
-    def _candidates(self, reduced: _Reduced, chosen: Sequence[str], without: str = "") -> list[str]:
+    def _candidates(self, reduced: Reduced, chosen: Sequence[str], without: str = "") -> list[str]:
         """Return the elements that could best take what ``chosen`` leave unexplained, the best first."""
-        _, residual, used = reduced.solve(self._at(chosen))
-        gains = reduced.gains(residual, used)
+        gains = reduced.gains(self._at(chosen))
         rated = {
             element: float(gains[places].max()) + head_start(element)
             for element, places in self._places.items()
@@ -193,12 +227,12 @@ class Search:
         }
         return sorted(rated, key=lambda element: -rated[element])[:_TRIED]
 
-    def _gain(self, reduced: _Reduced, chosen: Sequence[str], element: str) -> float:
+    def _gain(self, reduced: Reduced, chosen: Sequence[str], element: str) -> float:
         """Return what ``element``, one of ``chosen``, explains that the others and its soft lines alone do not."""
         others = [other for other in chosen if other != element]
         return reduced.solve(self._at(others, without=element))[0] - reduced.solve(self._at(chosen))[0]
 
-    def _settle(self, reduced: _Reduced, chosen: list[str]) -> list[str]:
+    def _settle(self, reduced: Reduced, chosen: list[str]) -> list[str]:
         least = (_CANDIDATE * self._significance) ** 2
         seen = set()
         while frozenset(chosen) not in seen:
@@ -208,7 +242,7 @@ class Search:
             chosen = self._pruned(reduced, chosen, least)
         return [element for element in self._known if element in chosen]
 
-    def _grown(self, reduced: _Reduced, chosen: list[str], least: float) -> list[str]:
+    def _grown(self, reduced: Reduced, chosen: list[str], least: float) -> list[str]:
         chosen = list(chosen)
         while len(chosen) < _MOST_ELEMENTS:
             tried = {
@@ -221,21 +255,22 @@ class Search:
             chosen.append(max(tried, key=lambda element: tried[element] + head_start(element)))
         return chosen
 
-    def _exchanged(self, reduced: _Reduced, chosen: list[str], least: float) -> list[str]:
+    def _exchanged(self, reduced: Reduced, chosen: list[str], least: float) -> list[str]:
         chosen = list(chosen)
         for element in list(chosen):
             others = [other for other in chosen if other != element]
+            now = reduced.solve(self._at(chosen))[0] - head_start(element) - 0.1
             tried = {
                 instead: reduced.solve(self._at([*others, instead]))[0] - head_start(instead)
                 for instead in self._candidates(reduced, others, without=element)
-                if self._gain(reduced, [*others, instead], instead) >= least
             }
-            best = min(tried, key=lambda instead: tried[instead], default=element)
-            if tried and tried[best] < reduced.solve(self._at(chosen))[0] - head_start(element) - 0.1:
-                chosen = [*others, best]
+            for instead in sorted(tried, key=lambda instead: tried[instead]):
+                if tried[instead] < now and self._gain(reduced, [*others, instead], instead) >= least:
+                    chosen = [*others, instead]
+                    break
         return chosen
 
-    def _pruned(self, reduced: _Reduced, chosen: list[str], least: float) -> list[str]:
+    def _pruned(self, reduced: Reduced, chosen: list[str], least: float) -> list[str]:
         chosen = list(chosen)
         while chosen:
             lost = {element: self._gain(reduced, chosen, element) for element in chosen}
@@ -250,7 +285,7 @@ class Search:
         at = self._at(chosen, without=without)
         return fit_counts(self._columns[:, at], self._counts, dispersion=dispersion, start=start, prior=self._prior[at])
 
-    def _replaces(self, reduced: _Reduced, others: Sequence[str], element: str, instead: str) -> bool:
+    def _replaces(self, reduced: Reduced, others: Sequence[str], element: str, instead: str) -> bool:
         """Return whether ``element`` hardly explains what ``instead``, of which there is evidence, does not."""
         if self._gain(reduced, [*others, instead], instead) < (_CANDIDATE * self._significance) ** 2:
             return False
@@ -282,7 +317,7 @@ class Search:
 
     def _evidence(self, chosen: list[str], dispersion: Array, variance: Array) -> list[Evidence]:
         fit = self._fit(chosen, dispersion, self._counts + 1.0)
-        reduced = _Reduced(self._columns, self._counts, variance, self._prior)
+        reduced = Reduced(self._columns, self._counts, variance, self._prior)
         weights = dict(zip(self._at(chosen).tolist(), fit.weights.tolist(), strict=True))
         found = []
         for element in chosen:
@@ -342,10 +377,10 @@ class Search:
         ]
         return tuple(name for _, name in sorted(near)[:4])
 
-    def _artefacts(self, reduced: _Reduced, chosen: list[str], fit: Fit, dispersion: Array) -> list[Evidence]:
+    def _artefacts(self, reduced: Reduced, chosen: list[str], fit: Fit, dispersion: Array) -> list[Evidence]:
         """Return the elements that escape and sum peaks alone would have made believe in, one for each such peak."""
-        base, residual, used = reduced.solve(self._at(chosen, false_peaks=False))
-        gains = reduced.gains(residual, used)
+        alone = self._at(chosen, false_peaks=False)
+        base, gains = reduced.solve(alone)[0], reduced.gains(alone)
         least = self._significance**2
         peaks = slice(self._n_continuum, self._n_continuum + N_FALSE_PEAKS)
         artefacts = self._columns[:, peaks] * fit.weights[peaks]

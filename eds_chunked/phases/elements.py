@@ -128,6 +128,7 @@ def identify_elements(
     # Matrices are small: threads of BLAS would only wait for each other.
     with threadpool_limits(1, user_api="blas"):
         detector = _fitted_detector(table.sum(axis=0), channels, Detector.with_resolution(resolution), known)
+        columns = _columns(channels, detector, known)
         for number in numbers:
             counts = table[every.index(number)]
             n = int(counts.sum())
@@ -135,7 +136,7 @@ def identify_elements(
                 why = "no counts" if n == 0 else f"{n} counts, fewer than {_FEWEST_COUNTS}"
                 rows.append(_row(number, decision=NONE, reason=f"{why} from {low:.4g} to {high:.4g} keV"))
                 continue
-            found = _search(counts, channels, detector, known, significance).run()
+            found = Search(counts, channels, detector, known, columns, significance=significance).run()
             rows += [_evidence_row(number, evidence, significance) for evidence in found]
             if not found:
                 rows.append(_row(number, decision=NONE, reason=f"no line stands out by {significance:g} sigma"))
@@ -284,14 +285,15 @@ def _fitted_detector(total: Array, channels: Channels, start: Detector, known: d
     return min(rated, key=lambda pair: pair[0])[1]
 
 
-def _search(
-    counts: Array, channels: Channels, detector: Detector, known: dict[str, Families], significance: float = 5.0
-) -> Search:
-    columns = {
+def _columns(channels: Channels, detector: Detector, known: dict[str, Families]) -> dict[str, Array]:
+    return {
         element: channels.columns((*families.generators, *families.soft), detector)
         for element, families in known.items()
     }
-    return Search(counts, channels, detector, known, columns, significance=significance)
+
+
+def _search(total: Array, channels: Channels, detector: Detector, known: dict[str, Families]) -> Search:
+    return Search(total, channels, detector, known, _columns(channels, detector, known), significance=5.0)
 
 
 def _adjusted(total: Array, channels: Channels, detector: Detector, lines_of: list[Families]) -> Detector:

@@ -28,6 +28,8 @@ _KNOTS_FWHM = 6.0
 # Mean loss of pulses of which some charge is lost in the dead layer.
 _TAIL_KEV = 0.08
 _WINDOW_KEV = 0.6
+# Beyond, a line has less than 1e-15 of its counts.
+_REACH_SIGMA = 8.0
 _LEAST_MU = 1e-3
 _ITERATIONS = 20
 _CONVERGED = 1e-3
@@ -83,21 +85,22 @@ class Channels:
         """Return the energies as the detector's calibration has them."""
         return np.asarray(detector.offset + (1 + detector.gain) * self.energy)
 
-    def line(self, energy: float, detector: Detector) -> Array:
-        """Return the shares of a line that fall into the channels."""
-        half = (1 + detector.gain) * self.width / 2
-        centre = self.true(detector)
-        sigma = detector.sigma(energy)
-        return np.asarray(ndtr((centre + half - energy) / sigma) - ndtr((centre - half - energy) / sigma))
-
-    def group(self, group: Group, detector: Detector) -> Array:
-        """Return lines of fixed weights, summed."""
-        return sum((line.weight * self.line(line.energy, detector) for line in group), np.zeros(len(self.energy)))
-
     def columns(self, groups: Sequence[Group], detector: Detector) -> Array:
-        """Return the spectra (channels, groups) of groups of lines."""
-        none = np.zeros((len(self.energy), 0))
-        return np.column_stack([none, *(self.group(group, detector) for group in groups)])
+        """Return the spectra (channels, groups) of groups of lines: the shares of each that fall into the channels."""
+        centre, half = self.true(detector), (1 + detector.gain) * self.width / 2
+        shares = {}
+        # Lines of a leading shell are part of several groups.
+        for energy in {line.energy for group in groups for line in group}:
+            sigma = float(detector.sigma(energy))
+            first, last = np.searchsorted(centre, (energy - _REACH_SIGMA * sigma, energy + _REACH_SIGMA * sigma))
+            away = centre[first:last] - energy
+            shares[energy] = slice(first, last), ndtr((away + half) / sigma) - ndtr((away - half) / sigma)
+        out = np.zeros((len(groups), len(centre)))
+        for row, group in zip(out, groups, strict=True):
+            for line in group:
+                near, share = shares[line.energy]
+                row[near] += line.weight * share
+        return out.T
 
     def continuum(self, detector: Detector) -> Array:
         """Return cubic B-splines (channels, splines) that are wider than any peak."""
