@@ -155,7 +155,7 @@ class Phantom:
             seed=self.seed,
         )  # fmt: skip
         how = memory.plan(fit_need(recipe, blocks, filled_channels(ds, blocks)))
-        return fit_factors(blocks, recipe, Start(), mean_counts=mean_counts(ds, blocks), how=how).factors
+        return fit_factors(blocks, recipe, Start(), mean_counts=mean_counts(blocks), how=how).factors
 
 
 def cosines(found: Array, truth: Array) -> tuple[Array, Array]:

@@ -151,7 +151,7 @@ def nmf(
             raise ParameterError(
                 "restarts", found=f"{restarts}, and factors to start from", expected="1", fix="restarts=1"
             )
-        fit = fit_factors(blocks, recipe, begin, mean_counts=mean_counts(ds, blocks), how=how)
+        fit = fit_factors(blocks, recipe, begin, mean_counts=mean_counts(blocks), how=how)
         parameters |= {
             "solver": solver,
             "restarts": restarts,

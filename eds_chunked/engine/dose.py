@@ -1,4 +1,4 @@
-"""How many counts a map has, before it is read: from its survey."""
+"""How many counts a map has, before it is read: from its survey, or from a few blocks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from eds_chunked.engine.blocks import Blocks
 Array = np.ndarray[Any, Any]
 
 _FILLED_WITHOUT_SURVEY = 0.25
+_BLOCKS_LOOKED_AT = 9
 
 
 def filled_channels(ds: xr.Dataset, blocks: Blocks) -> float:
@@ -27,13 +28,18 @@ def filled_channels(ds: xr.Dataset, blocks: Blocks) -> float:
     return min(float(blocks.n_channels), float(np.sum(-np.expm1(-mean))))
 
 
-def mean_counts(ds: xr.Dataset, blocks: Blocks) -> float:
-    """Return about the mean counts of a pixel; of a map without a survey those of its first block, which is read."""
-    mean = _mean_spectrum(ds)
-    if mean is not None:
-        return float(mean.sum())
-    first = next(blocks.read(blocks.lanes()[0])).analysed_counts
-    return float(first.value.sum(dtype=np.float64)) / max(1, first.n_pixels)
+def mean_counts(blocks: Blocks) -> float:
+    """Return about the mean counts of an analysed pixel: of a few blocks from all over the map, which are read.
+
+    Not from the survey: what a map is analysed like must not depend on whether it came with one.
+    """
+    lanes = blocks.lanes()
+    counts, pixels = 0.0, 0
+    for number in np.unique(np.linspace(0, len(lanes) - 1, _BLOCKS_LOOKED_AT).round().astype(int)):
+        first = next(blocks.read(lanes[number])).analysed_counts
+        counts += float(first.value.sum(dtype=np.float64))
+        pixels += first.n_pixels
+    return counts / max(1, pixels)
 
 
 def _mean_spectrum(ds: xr.Dataset) -> Array | None:
