@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from eds_chunked.kernels.likelihood import add_back_projection, add_ratios, solve_poisson
+from eds_chunked.kernels.gram import add_back_projection
+from eds_chunked.kernels.likelihood import add_ratios, solve_poisson
 from eds_chunked.kernels.sparse import from_dense
 
 N_CHANNELS = 61

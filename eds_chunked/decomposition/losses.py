@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from eds_chunked.decomposition.scaling import nonzero_or_one
-from eds_chunked.kernels.gram import project, weighted_squares
-from eds_chunked.kernels.likelihood import add_back_projection, add_ratios, solve_poisson
+from eds_chunked.kernels.gram import add_back_projection, project, weighted_squares
+from eds_chunked.kernels.likelihood import add_ratios, solve_poisson
 from eds_chunked.kernels.nnls import solve_nonnegative
 from eds_chunked.kernels.reduce import pixel_sums
 from eds_chunked.kernels.sparse import Csr

@@ -225,6 +225,20 @@ def project(csr: Csr, spectra: Array) -> Array:
     return out
 
 
+@njit(nogil=True, cache=True)
+def _back_project(indptr: Array, channel: Array, value: Array, weighted: Array, out: Array) -> None:
+    for i in range(len(indptr) - 1):
+        for at in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
+            c = channel[at]
+            for k in range(weighted.shape[1]):
+                out[c, k] += value[at] * weighted[i, k]
+
+
+def add_back_projection(csr: Csr, weighted: Array, out: Array) -> None:
+    """Add ``X' W`` for W (pixels, components) to ``out`` (channels, components), in place."""
+    _back_project(csr.indptr, csr.channel, csr.value, weighted, out)
+
+
 @njit(nogil=True, cache=True, fastmath={"contract"})
 def _add_product(indptr: Array, channel: Array, value: Array, weight: Array, spectra: Array, out: Array) -> None:
     projected = np.empty(spectra.shape[1])
