@@ -37,6 +37,7 @@ SOLVERS = (
     ("blockwise", "poisson"),
     ("sample", "frobenius"),
     ("sample", "poisson"),
+    ("sample", "mixture"),
 )
 FULL_BATCH = SOLVERS[1:]
 
@@ -157,7 +158,8 @@ def test_spectra_of_a_banded_map_are_found(solver, loss, dose, shape):
     assert cosines(result[schema.FACTORS], made.spectra).min() >= 0.99
 
 
-@pytest.mark.parametrize(("solver", "loss"), SOLVERS)
+# A mixture has little to fear of it: see tests/test_decomposition_mixture.py.
+@pytest.mark.parametrize(("solver", "loss"), [how for how in SOLVERS if "mixture" not in how])
 def test_a_fit_stops_before_it_learns_the_noise(solver, loss):
     made = small_rock((83, 101, 251), counts_per_pixel=18)
     ds = as_map(rock_counts(made))
@@ -293,11 +295,13 @@ def test_wrong_combinations_are_refused():
     counts = made_counts()
     with pytest.raises(ParameterError, match=r"loss: found 'poisson' with the solver 'minibatch'.*solver='sample'"):
         nmf(as_map(counts), n_components=2, loss="poisson", solver="minibatch")
-    with pytest.raises(ParameterError, match="loss: found 'hinge', expected one of poisson, frobenius"):
+    with pytest.raises(ParameterError, match=r"loss: found 'mixture' with the solver 'blockwise'.*solver='sample'"):
+        nmf(as_map(counts), n_components=2, loss="mixture", solver="blockwise")
+    with pytest.raises(ParameterError, match="loss: found 'hinge', expected one of mixture, poisson, frobenius"):
         nmf(as_map(counts), n_components=2, loss="hinge")
     with pytest.raises(ParameterError, match="restarts: found 0"):
         nmf(as_map(counts), n_components=2, restarts=0)
-    with pytest.raises(CountsError, match="expected integers, for the Poisson likelihood"):
+    with pytest.raises(CountsError, match="expected integers, for a likelihood of counts"):
         nmf(as_map(counts * 0.5), n_components=2, solver="blockwise", loss="poisson")
 
 

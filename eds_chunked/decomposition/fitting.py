@@ -10,14 +10,15 @@ import numpy as np
 
 from eds_chunked.decomposition.blockwise import Improved, improve_on_map, improve_on_sample
 from eds_chunked.decomposition.held_out import HeldOut, Judgement, hold_out
-from eds_chunked.decomposition.losses import FROBENIUS, LeastSquares, Loss, PoissonLikelihood
+from eds_chunked.decomposition.losses import FROBENIUS, MIXTURE, LeastSquares, Loss, PoissonLikelihood
 from eds_chunked.decomposition.minibatch import minibatch_epochs
+from eds_chunked.decomposition.mixture import Mixture, bytes_of_a_mixture, pixels_of_a_mixture
 from eds_chunked.decomposition.sample import HELD_OUT_PIXELS, Draw, SampleWork, join_samples
 from eds_chunked.decomposition.scaling import POISSON, check_not_empty, nonzero_or_one
 from eds_chunked.decomposition.start import START_PIXELS, ScaledSample, start_factors
 from eds_chunked.engine.blocks import Blocks
 from eds_chunked.engine.lanes import run_pass
-from eds_chunked.kernels.sparse import take_pixels
+from eds_chunked.kernels.sparse import Csr, take_pixels
 from eds_chunked.memory import Need, Plan
 
 Array = np.ndarray[Any, Any]
@@ -80,14 +81,14 @@ class _Trajectory:
         if self.judgement is not None:
             self.held_out.append(self.judgement.divergence)
 
-    def take(self, factors: Array, judgement: Judgement | None) -> None:
-        """Note the factors after an epoch, and stop where they foretell no better; go one epoch too far if in doubt."""
+    def take(self, factors: Array, judgement: Judgement | None, *, when_in_doubt: bool = True) -> None:
+        """Note the factors after an epoch, and stop where they foretell no better; in doubt, take them or not."""
         self.epoch += 1
         self.factors = factors
         if judgement is not None and self.judgement is not None:
             self.held_out.append(judgement.divergence)
             self.going = judgement.divergence < self.judgement.divergence
-            if judgement.is_worse_than(self.judgement):
+            if judgement.is_worse_than(self.judgement) if when_in_doubt else not self.going:
                 return
             self.judgement = judgement
         self.chosen, self.chosen_epoch = factors, self.epoch
@@ -102,6 +103,11 @@ def fit_need(recipe: Recipe, blocks: Blocks, filled: float) -> Need:
     sample = int(min(recipe.fit_pixels, blocks.n_pixels) * filled * a_value)
     held_out = int(min(HELD_OUT_PIXELS, blocks.n_pixels) * filled * a_value)
     rows = int(min(START_PIXELS, blocks.n_pixels) * filled * 8)
+    if recipe.loss == MIXTURE:
+        fixed, of_a_worker = bytes_of_a_mixture(recipe.n_components, blocks.n_channels)
+        return Need(
+            "nmf", 2 * (sample + 2 * held_out + rows) + fixed, max(blocks.bytes_of_a_block, of_a_worker)
+        )  # fmt: skip
     sums = 8 * recipe.restarts * recipe.n_components * (blocks.n_channels + recipe.n_components)
     return Need("nmf", 2 * (sample + 2 * held_out + rows) + 4 * sums, blocks.bytes_of_a_block + 3 * sums)
 
@@ -129,16 +135,27 @@ def fit_factors(blocks: Blocks, recipe: Recipe, start: Start, *, mean_counts: fl
     clustered = [sample]
     if draw.side > 1:
         clustered.append(ScaledSample(sums.drawn.summed(START_PIXELS), root, by_pixel))
-    held_out = hold_out(sums.held_out.shuffled(), loss, seed=recipe.seed) if draw.share_held_out else None
+    left_out = sums.held_out.shuffled() if draw.share_held_out else None
     counted = sums.channel > 0
     del sums  # The counts as they were drawn; the samples have them in their own order.
 
-    trajectories = []
-    for restart in range(recipe.restarts):
-        factors = start.factors
-        if factors is None:
-            factors = _best_start(clustered, held_out, recipe.n_components, recipe.seed + restart, start.principal)
-        trajectories.append(_Trajectory(factors, held_out.judge(factors) if held_out else None))
+    # From pixels and, where counts are few, from sums of neighbours: these tell minerals apart that pixels do not, but
+    # mix them where grains are small. Counts that were held out decide.
+    starts = [
+        [start_factors(one, recipe.n_components, seed=seed, principal=start.principal) for one in clustered]
+        if start.factors is None
+        else [start.factors]
+        for seed in range(recipe.seed, recipe.seed + recipe.restarts)
+    ]
+    if recipe.loss == MIXTURE:
+        trajectories = _fit_mixtures(sample.counts, left_out, starts, recipe.max_epochs, workers=how.workers)
+        return _finished(trajectories, sample, loss, counted)
+
+    held_out = hold_out(left_out, loss, seed=recipe.seed) if left_out is not None else None
+    trajectories = [
+        min((_Trajectory(one, held_out.judge(one) if held_out else None) for one in several), key=_first_judgement)
+        for several in starts
+    ]
     if recipe.solver == MINIBATCH:
         _fit_by_minibatches(sample, loss, trajectories, held_out, recipe)
     else:
@@ -150,7 +167,12 @@ def fit_factors(blocks: Blocks, recipe: Recipe, start: Start, *, mean_counts: fl
 
         _fit_by_full_batches(improve, trajectories, held_out, recipe.max_epochs)
 
-    best = min(range(recipe.restarts), key=lambda i: _judgement(trajectories[i]))
+    return _finished(trajectories, sample, loss, counted)
+
+
+def _finished(trajectories: list[_Trajectory], sample: ScaledSample, loss: Loss, counted: Array) -> FactorFit:
+    """Return the best of the restarts, its components by falling share of the counts."""
+    best = min(range(len(trajectories)), key=lambda i: _judgement(trajectories[i]))
     chosen = trajectories[best]
     # What the start lends to every channel, so that updates can move it, is no spectrum where nothing was counted.
     factors = chosen.chosen * counted
@@ -161,17 +183,26 @@ def fit_factors(blocks: Blocks, recipe: Recipe, start: Start, *, mean_counts: fl
     )
 
 
-def _best_start(
-    clustered: list[ScaledSample], held_out: HeldOut | None, n_components: int, seed: int, principal: Array | None
-) -> Array:
-    """Return the start from pixels or, where that foretells better, from sums of neighbours.
-
-    Where counts are few, sums tell minerals apart that pixels do not; where grains are small, they mix them.
-    """
-    starts = [start_factors(sample, n_components, seed=seed, principal=principal) for sample in clustered]
-    if held_out is None or len(starts) == 1:
-        return starts[0]
-    return min(starts, key=lambda factors: held_out.judge(factors).divergence)
+def _fit_mixtures(
+    counts: Csr, left_out: Csr | None, starts: list[list[Array]], max_epochs: int, *, workers: int
+) -> list[_Trajectory]:
+    counts = take_pixels(counts, np.arange(pixels_of_a_mixture(counts, len(starts[0][0]))))
+    first = take_pixels(counts, np.arange(min(START_PIXELS, counts.n_pixels)))
+    trajectories = []
+    for several in starts:
+        begun = []
+        for factors in several:
+            mixture = Mixture.of(factors, first, workers=workers)
+            judgement = mixture.judge(left_out, workers=workers) if left_out is not None else None
+            begun.append((mixture, _Trajectory(mixture.factors, judgement)))
+        mixture, trajectory = min(begun, key=lambda one: _first_judgement(one[1]))
+        while trajectory.going and trajectory.epoch < max_epochs:
+            mixture, unexplained = mixture.improved(counts, workers=workers)
+            trajectory.objective.append(unexplained)
+            judgement = mixture.judge(left_out, workers=workers) if left_out is not None else None
+            trajectory.take(mixture.factors, judgement, when_in_doubt=False)
+        trajectories.append(trajectory)
+    return trajectories
 
 
 def _fit_by_full_batches(
@@ -201,6 +232,10 @@ def _fit_by_minibatches(
             trajectory.objective.append(float(left / whole))
             factors = next(epochs)
             trajectory.take(factors, held_out.judge(factors) if held_out else None)
+
+
+def _first_judgement(trajectory: _Trajectory) -> float:
+    return trajectory.held_out[0] if trajectory.held_out else 0.0
 
 
 def _judgement(trajectory: _Trajectory) -> float:

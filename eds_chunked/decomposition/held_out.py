@@ -21,7 +21,7 @@ _SEEN = 0.9
 """Share of the counts of a pixel that its loadings are found from: most, since the factors are meant for pixels with
 all their counts. Noisier loadings foretell better from spectra that are too much alike."""
 _UNSEEN_TO_SEEN = (1 - _SEEN) / _SEEN
-_UNIFORM = 1e-3
+UNIFORM = 1e-3
 """Share of a flat spectrum that is mixed to the factors when they are judged: a count where they have none is unlikely,
 not impossible."""
 
@@ -60,7 +60,7 @@ class HeldOut:
         """Return how far the unseen part is from the model of the seen one."""
         loadings = self.loss.loadings(self.seen, factors)
         flat = factors.sum(axis=1, keepdims=True) / factors.shape[1]
-        mixed = (1 - _UNIFORM) * factors + _UNIFORM * flat
+        mixed = (1 - UNIFORM) * factors + UNIFORM * flat
         ratios = np.zeros((factors.shape[1], len(factors)))
         return Judgement(add_ratios(self.unseen, mixed, loadings * _UNSEEN_TO_SEEN, ratios), self.n_counts)
 

@@ -21,8 +21,8 @@ from eds_chunked.kernels.sparse import Csr
 
 Array = np.ndarray[Any, Any]
 
-FROBENIUS, POISSON_LIKELIHOOD = "frobenius", "poisson"
-LOSSES = (POISSON_LIKELIHOOD, FROBENIUS)
+FROBENIUS, POISSON_LIKELIHOOD, MIXTURE = "frobenius", "poisson", "mixture"
+LOSSES = (MIXTURE, POISSON_LIKELIHOOD, FROBENIUS)
 
 
 class FactorSums(NamedTuple):

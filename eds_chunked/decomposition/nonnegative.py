@@ -23,7 +23,7 @@ from eds_chunked.decomposition.fitting import (
     fit_need,
     loss_of,
 )
-from eds_chunked.decomposition.losses import FROBENIUS, LOSSES, POISSON_LIKELIHOOD, Loss
+from eds_chunked.decomposition.losses import FROBENIUS, LOSSES, MIXTURE, POISSON_LIKELIHOOD, Loss
 from eds_chunked.decomposition.projection import ProjectWork
 from eds_chunked.decomposition.result import check_n_components, check_same_axes, template, variable
 from eds_chunked.decomposition.scaling import check_noise, check_not_empty, nonzero_or_one
@@ -44,11 +44,11 @@ def nmf(
     n_components: int | None = None,
     noise: Literal["poisson"] | None = "poisson",
     solver: Literal["sample", "blockwise", "minibatch"] = "sample",
-    loss: Literal["poisson", "frobenius"] | None = None,
+    loss: Literal["mixture", "poisson", "frobenius"] | None = None,
     start: xr.Dataset | None = None,
     fixed_factors: xr.Dataset | None = None,
     restarts: int = 1,
-    max_epochs: int = 10,
+    max_epochs: int = 20,
     early_stop: bool = True,
     fit_pixels: int = 131072,
     project_excluded: bool = False,
@@ -78,9 +78,11 @@ def nmf(
         ``"sample"`` fits to a random sample of the pixels, in memory; ``"blockwise"`` to all pixels, one pass over the
         map an epoch; ``"minibatch"`` to the sample with scikit-learn's MiniBatchNMF.
     loss
-        ``"poisson"``: the likelihood of the counts (Kullback-Leibler divergence), for integer counts.
+        ``"mixture"``: the likelihood of integer counts, with what a pixel consists of averaged over pure components
+        and mixtures of them, which comes nearest to the true spectra; for the solver ``"sample"``. ``"poisson"``:
+        the likelihood of integer counts with loadings fitted to each pixel (Kullback-Leibler divergence).
         ``"frobenius"``: least squares; the only one for mini-batches, and for values that are no counts. Default:
-        the first where it can be had.
+        the first of them that can be had.
     start
         Result to start from: the factors of an NMF, or the principal components of a PCA, along which the pixels are
         clustered then. Of the same energies.
@@ -108,8 +110,9 @@ def nmf(
     Returns
     -------
     Dataset with ``factors`` (component, energy; each sums to one), ``loadings`` (component, y, x; float32, lazy: counts
-    of the component in the pixel), ``objective`` (iteration: of the start and after each epoch, what the loss leaves
-    unexplained, on part of the sample or, blockwise, on the pixels that are fitted; the last value is of the whole map)
+    of the component in the pixel, the most likely ones), ``objective`` (iteration: of the start and after each epoch,
+    what the loss leaves unexplained, on part of the sample or, blockwise, on the pixels that are fitted; the last value
+    is of the whole map and its loadings)
     and ``held_out`` (iteration: divergence a count of the counts held out; the last value is that of the factors that
     are returned). Components fall by their share of the counts; fixed ones keep their order.
 
@@ -124,14 +127,18 @@ def nmf(
     References
     ----------
     Keenan & Kotula (2004), Surface and Interface Analysis 36, 203; Lefevre, Bach & Fevotte (2011), IEEE WASPAA, 313;
-    Paatero & Tapper (1994), Environmetrics 5, 111; Lee & Seung (2001), NIPS 13, 556.
+    Paatero & Tapper (1994), Environmetrics 5, 111; Lee & Seung (2001), NIPS 13, 556; Kiefer & Wolfowitz (1956), Annals
+    of Mathematical Statistics 27, 887, of the mixture.
     """
     _check_options(solver, loss, noise, restarts, max_epochs, fit_pixels, seed)
     if start is not None and fixed_factors is not None:
         raise ParameterError("start", found="fixed_factors too", expected="one of the two", fix="leave one out")
     schema.require(ds, schema.COUNTS)
     blocks = blocks_of(ds)
-    kind = _check_loss(loss, solver if fixed_factors is None else BLOCKWISE, blocks)
+    if fixed_factors is not None and loss in (None, MIXTURE):
+        # Its loadings are those of largest likelihood.
+        loss = POISSON_LIKELIHOOD if blocks.are_counts else loss
+    kind = _check_loss(loss, solver, blocks)
     given = start if fixed_factors is None else fixed_factors
     begin, n_components = _given(ds, blocks, given, "start" if fixed_factors is None else "fixed_factors", n_components)
     n_components = check_n_components(n_components, ds)
@@ -202,20 +209,29 @@ def _check_options(
 
 
 def _check_loss(loss: str | None, solver: str, blocks: Blocks) -> str:
-    """Return the loss, by default the likelihood wherever it can be had."""
-    if loss == POISSON_LIKELIHOOD and not blocks.are_counts:
+    """Return the loss, by default the likelihood that suits the solver wherever it can be had."""
+    if loss in (MIXTURE, POISSON_LIKELIHOOD) and not blocks.are_counts:
         raise CountsError(
-            "counts", found=f"dtype {blocks.source.dtype}", expected="integers, for the Poisson likelihood",
+            "counts", found=f"dtype {blocks.source.dtype}", expected="integers, for a likelihood of counts",
             fix="loss='frobenius', or counts as they were measured",
         )  # fmt: skip
-    if loss == POISSON_LIKELIHOOD and solver == MINIBATCH:
+    if loss == MIXTURE and solver == BLOCKWISE:
         raise ParameterError(
             "loss",
-            found=f"{loss!r} with the solver {MINIBATCH!r}",
+            found=f"{loss!r} with the solver {solver!r}",
+            expected=f"{POISSON_LIKELIHOOD!r} or {FROBENIUS!r}, or the solver {SAMPLE!r}",
+            fix=f"solver={SAMPLE!r}",
+        )
+    if loss not in (None, FROBENIUS) and solver == MINIBATCH:
+        raise ParameterError(
+            "loss",
+            found=f"{loss!r} with the solver {solver!r}",
             expected=f"{FROBENIUS!r}, or the solver {SAMPLE!r} or {BLOCKWISE!r}",
             fix=f"solver={SAMPLE!r}",
         )
-    return loss or (POISSON_LIKELIHOOD if blocks.are_counts and solver != MINIBATCH else FROBENIUS)
+    if loss is not None or not blocks.are_counts:
+        return loss or FROBENIUS
+    return {SAMPLE: MIXTURE, BLOCKWISE: POISSON_LIKELIHOOD}.get(solver, FROBENIUS)
 
 
 def _given(
