@@ -37,8 +37,8 @@ from sklearn.exceptions import ConvergenceWarning
 import eds_chunked as edc
 from benchmarks.codec import machine
 from eds_chunked import memory, schema
-from eds_chunked.decomposition.fitting import MINIBATCH, Recipe, Start, fit_factors, fit_need
-from eds_chunked.decomposition.losses import FROBENIUS
+from eds_chunked.decomposition.fitting import SAMPLE, Recipe, Start, fit_factors, fit_need
+from eds_chunked.decomposition.losses import MIXTURE
 from eds_chunked.decomposition.scaling import POISSON, nonzero_or_one
 from eds_chunked.engine.blocks import blocks_of
 from eds_chunked.engine.dose import filled_channels, mean_counts
@@ -51,6 +51,7 @@ Shape = tuple[int, int, int]
 N_PHASES = 4
 SOLVERS: dict[str, dict[str, str]] = {
     "default": {},
+    "sample, poisson": {"loss": "poisson"},
     "blockwise, frobenius": {"solver": "blockwise", "loss": "frobenius"},
     "blockwise, poisson": {"solver": "blockwise", "loss": "poisson"},
 }
@@ -151,7 +152,7 @@ class Phantom:
         blocks = blocks_of(ds)
         # As nmf does, but for the epochs.
         recipe = Recipe(
-            N_PHASES, MINIBATCH, FROBENIUS, POISSON, max_epochs=0, fit_pixels=_FIT_PIXELS, restarts=1, early_stop=True,
+            N_PHASES, SAMPLE, MIXTURE, POISSON, max_epochs=0, fit_pixels=_FIT_PIXELS, restarts=1, early_stop=True,
             seed=self.seed,
         )  # fmt: skip
         how = memory.plan(fit_need(recipe, blocks, filled_channels(ds, blocks)))
