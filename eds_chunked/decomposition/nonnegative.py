@@ -135,10 +135,9 @@ def nmf(
         raise ParameterError("start", found="fixed_factors too", expected="one of the two", fix="leave one out")
     schema.require(ds, schema.COUNTS)
     blocks = blocks_of(ds)
-    if fixed_factors is not None and loss in (None, MIXTURE):
-        # Its loadings are those of largest likelihood.
-        loss = POISSON_LIKELIHOOD if blocks.are_counts else loss
-    kind = _check_loss(loss, solver, blocks)
+    # The loadings of a mixture are those of the Poisson likelihood, and of given factors there are but loadings.
+    asked = "poisson" if fixed_factors is not None and loss == MIXTURE else loss
+    kind = _check_loss(asked, solver if fixed_factors is None else BLOCKWISE, blocks)
     given = start if fixed_factors is None else fixed_factors
     begin, n_components = _given(ds, blocks, given, "start" if fixed_factors is None else "fixed_factors", n_components)
     n_components = check_n_components(n_components, ds)
