@@ -5,7 +5,21 @@ from __future__ import annotations
 import runpy
 import sys
 
-NAMES = ("advice", "codec", "conversion", "decomposition", "fuzz_bcf", "growth", "nmf_accuracy", "nmf_order")
+NAMES = (
+    "advice",
+    "codec",
+    "conversion",
+    "decomposition",
+    "elements",
+    "fuzz_bcf",
+    "grains",
+    "growth",
+    "masks",
+    "nmf_accuracy",
+    "nmf_order",
+    "shapes",
+    "spectra",
+)
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ _RUN: dict[str, Callable[[Task], object]] = {
     CONVERT: lambda task: edc.convert(rock_of(task), task.store, memory=task.memory),
     schema.PCA: lambda task: workflow.pca_step(task.store, memory=task.memory),
     schema.NMF: lambda task: workflow.nmf_step(task.store, n_components=N_PHASES, memory=task.memory),
-    schema.PHASES: lambda task: workflow.phases_step(task.store),
+    schema.PHASES: lambda task: workflow.phases_step(task.store, memory=task.memory),
     schema.SPECTRA: lambda task: workflow.spectra_step(task.store, memory=task.memory),
     schema.GRAINS: lambda task: workflow.grains_step(task.store),
 }

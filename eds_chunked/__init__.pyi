@@ -14,6 +14,7 @@ from .engine.exclusion import exclude as exclude
 from .grains.described import GrainSizeStatistics as GrainSizeStatistics
 from .grains.files import write_grain_files as write_grain_files
 from .grains.measure import grain_table as grain_table
+from .grains.spectra import grain_spectra as grain_spectra
 from .grains.split import separate_grains as separate_grains
 from .grains.statistics import compare_phases as compare_phases
 from .grains.statistics import grain_size_statistics as grain_size_statistics
@@ -26,12 +27,14 @@ from .interchange.dataset_reader import DatasetReader as DatasetReader
 from .interchange.learning_results import read_learning_results as read_learning_results
 from .interchange.learning_results import write_learning_results as write_learning_results
 from .interchange.signals import to_hyperspy as to_hyperspy
+from .interchange.spectrum_files import write_spectra as write_spectra
 from .phases.clustering import cluster as cluster
 from .phases.contacts import Association as Association
 from .phases.contacts import association as association
 from .phases.elements import identify_elements as identify_elements
 from .phases.modal import modal_table as modal_table
 from .phases.naming import merge_phases as merge_phases
+from .phases.rates import mean_spectra as mean_spectra
 from .phases.segment import segment_phases as segment_phases
 from .phases.sums import phase_spectra as phase_spectra
 from .report.assemble import write_report as write_report

@@ -55,6 +55,7 @@ MAX_SPECTRUM_PIXEL = _variable(
     "max_spectrum_pixel", (ENERGY, YX), "i", "pixel", "row and column of the first pixel that owns the maximum; -1 if 0"
 )
 TOTAL_COUNTS = _variable("total_counts", (Y, X), "u", "counts", "counts of a pixel over all channels")
+LIVE_TIMES = _variable("live_time", (Y, X), "f", "s", "live time of a pixel, for maps that have it of each")
 
 # Coordinates of a map of which a part is left out, and of what was made from it.
 ANALYSED_PIXEL = _variable("analysed_pixel", (Y, X), "b", "1", "pixels that are analysed; the others are left out")
@@ -74,6 +75,7 @@ MEAN_SPECTRUM = _variable("mean_spectrum", (ENERGY,), "f", "counts", "what a cen
 MEAN_LOADING = _variable(
     "mean_loading", (Y, X), "f", "1", "mean_loading x mean_spectrum + loadings . factors is the model of a centred PCA"
 )
+MEAN_VARIANCE = _variable("mean_variance", (), "f", "1", "S^2/N of what a centred PCA took off; in no total and ratio")
 OBJECTIVE = _variable(
     "objective",
     (ITERATION,),
@@ -108,6 +110,15 @@ AREA_FRACTION = _variable(
 SPECTRUM = _variable("spectrum", (PHASE, ENERGY), "u", "counts", "exact sum of the counts of the phase's pixels")
 
 GRAIN_LABEL = _variable("grain_label", (Y, X), "i", "1", "grain number, 0 where there is no grain")
+GRAIN_SPECTRUM = _variable(
+    "grain_spectrum", (GRAIN, ENERGY), "u", "counts", "exact sum of the counts of the grain's pixels"
+)
+
+# What is known of a phase's spectrum beside N_PIXELS; a pixel of the map and a grain have it by the same name.
+PHASE_COLUMNS: dict[str, Variable] = {
+    TOTAL_COUNTS: Variable(TOTAL_COUNTS, (PHASE,), "u", "counts", "counts of the phase over all channels"),
+    LIVE_TIMES: Variable(LIVE_TIMES, (PHASE,), "f", "s", "live time of the phase's pixels together"),
+}
 
 # The grain table: columns over GRAIN in a Dataset, and of the DataFrame and the CSV file. They have a registry of their
 # own, since a phase and a grain both have N_PIXELS.
@@ -119,13 +130,9 @@ def _column(name: str, kind: str, units: str, doc: str) -> str:
     return name
 
 
-GRAIN_ID = _column("grain_id", "i", "1", "number of the grain in grain_label")
-_column(PHASE, "i", "1", "phase of the grain, 1..n")
-_column(N_PIXELS, "i", "pixel", "pixels of the grain")
-TOUCHES_EDGE = _column("touches_edge", "b", "1", "a pixel of the grain lies in an outermost row or column of the map")
-
 AREA = "area"
 ECD = "ecd"
+PERIMETER = "perimeter"
 MAJOR = "major"
 MINOR = "minor"
 CENTROID_X = "centroid_x"
@@ -135,6 +142,11 @@ IMAGE = _variable("image", (Y, X), "u", "1", "electron image that came with the 
 
 UNASSIGNED = 0
 MIXED = 255
+LEFT_OUT_LABEL = MIXED + 1
+"""Number of the pixels that were left out of the analysis and have no phase; labels are one byte, this is not."""
+UNASSIGNED_ROW = "unassigned"
+MIXED_ROW = "mixed"
+LEFT_OUT_ROW = "left out"
 
 # -------------------------------------------------------------------------------- steps and store addresses
 PCA = "pca"
@@ -142,10 +154,11 @@ NMF = "nmf"
 PHASES = "phases"
 SPECTRA = "spectra"
 GRAINS = "grains"
+GRAIN_SPECTRA = "grain_spectra"
 DECOMPOSE = "decompose"
 RUN_STEPS = (PCA, NMF, PHASES, SPECTRA, GRAINS)
 """What ``run`` makes, in its order."""
-STEPS = (PCA, NMF, DECOMPOSE, MODEL, PHASES, SPECTRA, GRAINS)
+STEPS = (PCA, NMF, DECOMPOSE, MODEL, PHASES, SPECTRA, GRAINS, GRAIN_SPECTRA)
 """What can be saved, in the order of the work."""
 
 MAP_GROUP = "map"
@@ -222,17 +235,41 @@ def measured(quantity: str, unit: str) -> str:
     return f"{quantity}_{suffix}" + ("2" if quantity == AREA and unit != UNCALIBRATED else "")
 
 
-for _unit in (MICROMETRE, UNCALIBRATED):
-    _area_units = "um2" if _unit == MICROMETRE else _unit
-    _column(measured(AREA, _unit), "f", _area_units, "apparent area: pixels times the area of a pixel")
-    for _quantity, _doc in (
-        (ECD, "apparent diameter: of the circle of equal area, 2 sqrt(area / pi)"),
-        (MAJOR, "major axis of the ellipse with the second moments of the pixel centres"),
-        (MINOR, "minor axis of the ellipse with the second moments of the pixel centres"),
-        (CENTROID_X, "mean of the pixels' x"),
-        (CENTROID_Y, "mean of the pixels' y"),
-    ):
-        _column(measured(_quantity, _unit), "f", _unit, _doc)
+# In the order of the table. The first ten have the names that ImageJ and GrainSizeTools read, without a unit in them.
+GRAIN_AREA = _column("Area", "f", "um2", "apparent area: pixels times the area of a pixel")
+CIRC = _column("Circ", "f", "1", "circularity 4 pi area / perimeter^2, at most 1, with the perimeter of ImageJ")
+FERET = _column("Feret", "f", "um", "longest distance between two corners of pixels")
+FERET_X = _column("FeretX", "f", "um", "x of the left end of that distance, in the coordinates of the map")
+FERET_Y = _column("FeretY", "f", "um", "y of the left end of that distance, in the coordinates of the map")
+FERET_ANGLE = _column("FeretAngle", "f", "degree", "angle of that distance to the rows, 0 to 180, anticlockwise")
+MIN_FERET = _column("MinFeret", "f", "um", "smallest width between two parallel lines")
+AR = _column("AR", "f", "1", "major over minor axis of the ellipse with the second moments of the pixels' areas")
+ROUND = _column("Round", "f", "1", "4 area / (pi major^2) with that ellipse scaled to the grain's area; 1 / AR")
+SOLIDITY = _column("Solidity", "f", "1", "area over the area of the convex hull of the pixels' corners")
+IMAGEJ_COLUMNS = tuple(GRAIN_COLUMNS)
+GRAIN_ID = _column("grain_id", "i", "1", "number of the grain in grain_label")
+_column(PHASE, "i", "1", "phase of the grain, 1..n")
+
+
+def _measures(*quantities: tuple[str, str]) -> None:
+    for quantity, doc in quantities:
+        for unit in (MICROMETRE, UNCALIBRATED):
+            _column(measured(quantity, unit), "f", unit, doc)
+
+
+_measures(
+    (ECD, "apparent diameter: of the circle of equal area, 2 sqrt(area / pi)"),
+    (PERIMETER, "length of the boundary, holes included, by Crofton's formula in four directions"),
+    (MAJOR, "major axis of the ellipse with the second moments of the pixel centres"),
+    (MINOR, "minor axis of the ellipse with the second moments of the pixel centres"),
+)
+_column(N_PIXELS, "i", "pixel", "pixels of the grain")
+_measures((CENTROID_X, "mean of the pixels' x"), (CENTROID_Y, "mean of the pixels' y"))
+TOUCHES_EDGE = _column("touches_edge", "b", "1", "a pixel of the grain lies in an outermost row or column of the map")
+N_NEIGHBOURS = _column("n_neighbours", "i", "1", "grains that share a pixel side with the grain")
+_column(TOTAL_COUNTS, "u", "counts", "counts of the grain over all channels; NaN where the map was not given")
+_column(LIVE_TIMES, "f", "s", "live time of the grain's pixels together")
+REASON = _column("reason", "u", "1", "why a grain has no measures, by number; 0 where it has")
 
 
 def attributes(name: str) -> dict[str, str]:

@@ -37,13 +37,18 @@ from eds_chunked.engine.blocks import Blocks
 from eds_chunked.engine.exclusion import exclude
 from eds_chunked.engine.mask_file import read_pixel_mask
 from eds_chunked.errors import ParameterError, StoreExistsError, StoreFullError
+from eds_chunked.grains.spectra import grain_spectra
 from eds_chunked.grains.split import separate_grains
 from eds_chunked.grains.statistics import compare_phases
 from eds_chunked.interchange.decompositions import Results
 from eds_chunked.interchange.learning_results import read_learning_results, write_learning_results
+from eds_chunked.interchange.spectrum_files import SPECTRUM_SUFFIXES, write_spectra
+from eds_chunked.phases.cleaning import min_size_in_pixels
 from eds_chunked.phases.clustering import cluster
 from eds_chunked.phases.elements import identify_elements
 from eds_chunked.phases.modal import modal_table
+from eds_chunked.phases.naming import MERGES, merge_phases
+from eds_chunked.phases.rates import Per
 from eds_chunked.phases.segment import segment_phases
 from eds_chunked.phases.sums import phase_spectra
 from eds_chunked.readers import open_source
@@ -63,7 +68,7 @@ from eds_chunked.store.conversion import convert
 from eds_chunked.store.export import export
 from eds_chunked.store.layout import ROOT_DOCUMENT, tile_shape
 from eds_chunked.store.opening import open_map
-from eds_chunked.store.results import load, load_fresh, save
+from eds_chunked.store.results import load, load_fresh, newest, revisions, save
 from eds_chunked.store.source import CountsSource
 
 Window = tuple[float, float]
@@ -196,18 +201,63 @@ def phases_step(store: Location, *, parent: str = schema.NMF, name: str | None =
     return save(segment_phases(load_fresh(store, parent), **options), store, name=name)
 
 
+def merge_step(
+    store: Location,
+    *,
+    merges: Mapping[str, Sequence[int]],
+    parent: str | None = None,
+    name: str | None = None,
+    memory: str | int | None = None,
+) -> str:
+    """Name saved phases, those that are one mineral as one, and save them beside what they were made of.
+
+    Without ``parent`` they are the newest that are not merged already, so that numbers are those of the first table.
+    """
+    if not merges:
+        raise ParameterError(
+            "phases to merge or name", found="none", expected="at least one name", fix="--merge feldspar=2,5"
+        )
+    if parent is None:
+        made = [revision for revision in revisions(store) if revision.step == schema.PHASES]
+        plain = [revision.address for revision in made if MERGES not in revision.attrs.get(schema.PARAMETERS, {})]
+        parent = plain[-1] if plain else schema.PHASES
+    origin = newest(store, parent)
+    if origin.step != schema.PHASES:
+        raise ParameterError(
+            "phases to merge or name",
+            found=origin.address,
+            expected=f"saved phases, such as {schema.PHASES}/{origin.run}",
+            fix=f"--from {schema.PHASES}/{origin.run}",
+        )
+    if name == origin.run:
+        # A newer revision of its own parent's run would make itself stale.
+        raise ParameterError(
+            "run name",
+            found=f"{name!r}, that of {origin.address}",
+            expected="another one, so that the phases that were merged stay",
+            fix=f"--name {name}-merged",
+        )
+    return save(merge_phases(load_fresh(store, origin.address), merges=merges, memory=memory), store, name=name)
+
+
 def spectra_step(
     store: Location,
     *,
-    parent: str = schema.PHASES,
+    parent: str | None = None,
+    of_grains: bool = False,
     name: str | None = None,
     memory: str | int | None = None,
     **options: Any,
 ) -> str:
-    """Sum the spectra of saved phases, over all channels of the map in the bins of the phases, and save them."""
-    phases = load_fresh(store, parent)
-    ds = Part(bins=phases.attrs.get(schema.REBIN)).of(store)
-    return save(phase_spectra(ds, phases=phases, memory=memory, **options), store, name=name)
+    """Sum the spectra of saved phases, or grains, over all channels of the map in their bins, and save them.
+
+    ``parent`` is the address of the phases, or of the grains; by default the newest.
+    """
+    labels = load_fresh(store, parent or (schema.GRAINS if of_grains else schema.PHASES))
+    ds = Part(bins=labels.attrs.get(schema.REBIN)).of(store)
+    if of_grains:
+        return save(grain_spectra(ds, grains=labels, name=name, memory=memory, **options), store, name=name)
+    return save(phase_spectra(ds, phases=labels, memory=memory, **options), store, name=name)
 
 
 def elements_step(store: Location, *, parent: str = schema.SPECTRA, **options: Any) -> pd.DataFrame:
@@ -230,9 +280,11 @@ def model_step(
 
 
 def _map_of(result: xr.Dataset, store: Location) -> xr.Dataset:
-    """Open the region and the energies of the map that a result was made from, in its bins."""
+    """Open the region, and the energies where it has them, of the map that a result was made from, in its bins."""
     ds = Part(bins=result.attrs.get(schema.REBIN)).of(store)
     for axis in (schema.Y, schema.X, schema.ENERGY):
+        if axis not in result.coords:
+            continue
         own = result[axis].values
         half = abs(float(own[-1] - own[0])) / max(1, len(own) - 1) / 2
         ds = ds.sel({axis: slice(float(own[0]) - half, float(own[-1]) + half)})
@@ -290,22 +342,43 @@ def export_step(
     *,
     parent: str | None = None,
     codec: str | None = None,
+    numbers: Sequence[int] | None = None,
+    per: Per | None = None,
     memory: str | int | None = None,
     overwrite: bool = False,
-) -> Path | str:
-    """Write the map of a store, a copy of the store, or a saved result (``.npz``) for other software; returns where."""
+) -> Path | str | list[Path]:
+    """Write the map of a store, a copy of the store, or a saved result for other software; returns where.
+
+    Results are decompositions (``.npz``) and summed spectra (``.msa``, ``.csv``), of which ``numbers`` are the phases
+    or grains to write, and ``per`` ("pixel" or "second") asks for means.
+    """
     text = location_text(target)
-    if is_remote(target) or not text.lower().endswith(".npz"):
-        if parent is not None:
-            raise ParameterError(
-                f"export to {text}", found=f"--from {parent}", expected="a result only for .npz", fix="leave --from out"
-            )
-        return export(store, target, codec=codec, memory=memory, overwrite=overwrite)
-    if codec is not None:
+    suffix = "" if is_remote(target) else Path(text).suffix.lower()
+    of_spectra = suffix in SPECTRUM_SUFFIXES
+    if parent is not None and suffix != ".npz" and not of_spectra:
         raise ParameterError(
-            f"codec for {text}", found=repr(codec), expected="none: an .npz has no counts", fix="leave --codec out"
+            f"export to {text}",
+            found=f"--from {parent}",
+            expected="a result only for .npz, .msa and .csv",
+            fix="leave --from out",
         )
-    return write_learning_results(load_fresh(store, parent or schema.NMF), text, overwrite=overwrite, memory=memory)
+    if codec is not None and (suffix == ".npz" or of_spectra):
+        raise ParameterError(
+            f"codec for {text}", found=repr(codec), expected=f"none: {suffix} has no counts", fix="leave --codec out"
+        )
+    if (numbers is not None or per is not None) and not of_spectra:
+        raise ParameterError(
+            f"export to {text}",
+            found="--numbers" if numbers is not None else "--per",
+            expected="them only for spectra, .msa and .csv",
+            fix="leave it out",
+        )
+    if of_spectra:
+        spectra = load_fresh(store, parent or schema.SPECTRA)
+        return write_spectra(spectra, text, numbers=numbers, per=per, overwrite=overwrite)
+    if suffix == ".npz":
+        return write_learning_results(load_fresh(store, parent or schema.NMF), text, overwrite=overwrite, memory=memory)
+    return export(store, target, codec=codec, memory=memory, overwrite=overwrite)
 
 
 def import_step(
@@ -323,9 +396,18 @@ def import_step(
     return save(read_learning_results(ds, path, results=results, name=name), store)
 
 
-def grains_step(store: Location, *, parent: str = schema.PHASES, name: str | None = None, **options: Any) -> str:
-    """Separate the grains of saved phases and save them."""
-    return save(separate_grains(load_fresh(store, parent), **options), store, name=name)
+def grains_step(
+    store: Location,
+    *,
+    parent: str = schema.PHASES,
+    name: str | None = None,
+    memory: str | int | None = None,
+    **options: Any,
+) -> str:
+    """Separate the grains of saved phases, measure them with the total counts of the map, and save them."""
+    phases = load_fresh(store, parent)
+    ds = _map_of(phases, store)
+    return save(separate_grains(phases, ds=ds, memory=memory, **options), store, name=name)
 
 
 @dataclass(frozen=True)
@@ -354,7 +436,8 @@ def run(
     energy: Window | None = None,
     n_components: int = 20,
     n_phases: int | None = None,
-    min_size: int | None = None,
+    min_size: int | str | None = None,
+    merges: Mapping[str, Sequence[int]] | None = None,
     memory: str | int | None = None,
     overwrite: bool = False,
 ) -> RunSummary:
@@ -383,7 +466,11 @@ def run(
     n_phases
         Number of phases (NMF components); default: as the PCA advises.
     min_size
-        Pixels that an object, a hole or a grain needs to stay; default: 100, or a thousandth of a small map.
+        Pixels that an object, a hole or a grain needs to stay, or their area such as ``"50um2"``; default: 100, or a
+        thousandth of a small map.
+    merges
+        Numbers of phases by the name that they get as one, such as ``{"feldspar": [2, 5], "quartz": [1]}``, for a map
+        of which they are known from an earlier run; else see :func:`eds_chunked.merge_phases`.
     memory
         Budget for the resident memory of the whole process, such as ``"1GB"``.
     overwrite
@@ -400,6 +487,9 @@ def run(
         reader = open_source(Path(reader), pick=pick, memory=memory)
     moves_axis = calibration is not None and not calibration.keys().isdisjoint(_MOVES_THE_AXIS)
     _check_early(reader.header, n_phases=n_phases, energy=None if moves_axis else energy, memory=memory)
+    if min_size is not None:
+        known = reader.header.pixel_size or (calibration or {}).get("pixel_size")
+        min_size_in_pixels(min_size, pixel_size=(1, 1, schema.MICROMETRE if known else schema.UNCALIBRATED))
     clock = _Clock()
     budget.return_freed_memory_to_the_system()
     ds = convert(reader, store, memory=memory, overwrite=overwrite)
@@ -417,12 +507,14 @@ def run(
         n_phases = advice.decided()
     addresses.append(nmf_step(store, energy=energy, n_components=n_phases, memory=memory))
     clock.lap("nmf")
-    addresses.append(phases_step(store, parent=addresses[-1], min_size=min_size))
+    addresses.append(phases_step(store, parent=addresses[-1], min_size=min_size, memory=memory))
+    if merges:
+        addresses.append(merge_step(store, merges=merges, parent=addresses[-1], memory=memory))
     clock.lap("phases")
     phases = addresses[-1]
     addresses.append(spectra_step(store, parent=phases, memory=memory))
     clock.lap("spectra")
-    addresses.append(grains_step(store, parent=phases))
+    addresses.append(grains_step(store, parent=phases, memory=memory))
     clock.lap("grains")
     *files, report = write_results(store, target, memory=memory)
     clock.lap("figures and report")

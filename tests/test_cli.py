@@ -73,7 +73,7 @@ def no_pictures() -> Iterator[None]:
 
     one = assemble.Picture("sum_spectrum", "a caption", "a text", figures.png(Figure(figsize=(1, 1))))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assemble, "pictures", lambda store: iter([one]))
+        patch.setattr(assemble, "pictures", lambda found: iter([one]))
         yield
 
 
@@ -266,7 +266,9 @@ def test_the_steps_one_by_one(source: Path, tmp_path: Path) -> None:
         assert row["counts"] == int(counts[label == row["phase"]].sum())
 
     grains = answer("grains", store, "--from", "phases/k3", "--h", 0.5)
-    assert edc.load(store, grains["address"]).attrs["parameters"] == {"method": "h-maxima", "min_size": 9, "h": 0.5}
+    assert edc.load(store, grains["address"]).attrs["parameters"] == {
+        "source": "label", "method": "h-maxima", "min_size": 9, "h": 0.5
+    }  # fmt: skip
     assert {row["phase"] for row in grains["grain_sizes"]} == {1, 2, 3}
 
     state = answer("info", store)

@@ -18,6 +18,7 @@ from eds_chunked.decomposition.residuals import residual
 from eds_chunked.engine.exclusion import exclude
 from eds_chunked.errors import ChunkLayoutError, StoreFullError
 from eds_chunked.report import assemble
+from eds_chunked.report.findings import Findings
 from eds_chunked.store.calibration import calibrate
 from eds_chunked.store.conversion import convert
 from eds_chunked.store.opening import open_map
@@ -145,7 +146,7 @@ def test_figure_of_what_is_left_out_and_of_a_perfect_fit(store):
 
 
 def test_the_report_has_the_figure_and_asks_for_no_model(store, tmp_path):
-    names = [picture.name for picture in assemble.pictures(store)]
+    names = [picture.name for picture in assemble.pictures(Findings(store))]
     assert "model" in names
     bare = str(shutil.copytree(store, tmp_path / "bare.zarr"))
     shutil.rmtree(f"{bare}/results/model")

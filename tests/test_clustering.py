@@ -25,7 +25,9 @@ from eds_chunked.grains.split import separate_grains
 from eds_chunked.phases.clustering import cluster
 from eds_chunked.phases.modal import modal_table
 from eds_chunked.phases.sums import phase_spectra
-from eds_chunked.report.assemble import pictures, write_report
+from eds_chunked.report.assemble import write_report
+from eds_chunked.report.findings import Findings
+from eds_chunked.report.pictures import pictures
 from eds_chunked.store.conversion import convert
 from eds_chunked.store.results import load, newest, refresh_command, save, why_stale
 from tests.decomposition_maps import ArrayReader, as_map, assert_same_bits, ragged_chunks, rock_counts, small_rock
@@ -286,7 +288,7 @@ def as_map_of(store):
 @pytest.mark.filterwarnings("ignore::eds_chunked.grains.statistics.FewGrainsWarning")
 def test_report_shows_clusters_without_thresholds(store, tmp_path):
     workflow.cluster_step(store, parent="pca/main", n_clusters=4, method="gaussian", name="mixture")
-    names = [picture.name for picture in pictures(store)]
+    names = [picture.name for picture in pictures(Findings(store))]
     assert "phase_map" in names
     assert not [name for name in names if name.startswith("threshold")]
     page = write_report(store, tmp_path / "report.html").read_text()

@@ -149,7 +149,6 @@ REFUSED = {
     "floats": (lambda counts: pca(as_map(counts.astype(np.float32)), n_components=6), "whole numbers"),
     "unscaled": (lambda counts: pca(as_map(counts), n_components=6, noise=None), "were not scaled"),
     "centred": (lambda counts: pca(as_map(counts), n_components=6, centre=True), "not centred"),
-    "randomized": (lambda counts: pca(as_map(counts), n_components=6, solver="randomized"), "all eigenvalues"),
     "incremental": (lambda counts: pca(as_map(counts), n_components=6, solver="incremental"), "not centred"),
 }
 
@@ -167,10 +166,15 @@ def test_noise_edge_is_refused_where_it_does_not_hold_and_the_others_are_given(k
     assert advice.elbow == 3 or (kind == "unscaled" and advice.elbow > 3)
     assert 0 < advice.n_critical == int((made[schema.EXPLAINED_VARIANCE_RATIO] > 0.02).sum())
     text = str(advice)
-    assert text.startswith(f"The noise edge says nothing here: {advice.refused}.")
+    assert text.startswith(f"The noise edge says nothing here: {advice.refused}")
+    remedies = {"floats": "", "unscaled": "--noise poisson", "centred": "without --centre", "incremental": "gram"}
+    assert advice.remedy.endswith(remedies[kind])
+    assert advice.remedy in text
     elbow = advice.elbow
     assert f"{elbow} come before the elbow" in text
-    with pytest.raises(ParameterError, match=f"no noise edge: .*{reason}.*--components {elbow}.*elbow.* says {elbow}"):
+    with pytest.raises(
+        ParameterError, match=f"no noise edge: .*{reason}.*{advice.remedy}.*--components {elbow}.*elbow.* says {elbow}"
+    ):
         advice.decided()
 
 

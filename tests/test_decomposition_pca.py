@@ -9,7 +9,6 @@ from sklearn.decomposition import PCA, IncrementalPCA, TruncatedSVD
 
 from eds_chunked import schema
 from eds_chunked.decomposition import solver_cost
-from eds_chunked.decomposition.advice import advise_components
 from eds_chunked.decomposition.incremental import batch_size
 from eds_chunked.decomposition.low_rank import reconstruct
 from eds_chunked.decomposition.principal import pca
@@ -18,9 +17,12 @@ from eds_chunked.engine.blocks import blocks_of
 from eds_chunked.engine.shuffle import shuffled_batches
 from eds_chunked.errors import CountsError, MemoryBudgetError, ParameterError
 from eds_chunked.memory import Need, plan
+from eds_chunked.store.conversion import convert
+from eds_chunked.store.opening import open_map
 from tests.decomposition_maps import (
     DEAD_CHANNELS,
     DEAD_PIXELS,
+    ArrayReader,
     as_map,
     made_counts,
     matrix,
@@ -415,11 +417,28 @@ def test_choice_follows_from_pixels_channels_and_filling(n_pixels, n_channels, f
     assert f"{n_pixels} pixels x {n_channels} channels, about {filled} of them filled" in because
 
 
-def test_advice_from_a_few_eigenvalues_has_no_noise_edge():
-    few = pca(as_map(made_counts()), n_components=K, solver="randomized")
-    assert schema.NOISE_RATIO not in few
-    assert few.sizes[schema.RANK] == K
-    assert advise_components(few).n_components is None
+def test_choice_is_the_same_with_and_without_a_survey(tmp_path):
+    # One pixel in five has counts, and only in the first channels: far from the quarter that is taken for unknown, and
+    # from what a survey of the whole map says of the part that is analysed.
+    counts = np.zeros((67, 71, 101), np.uint8)
+    counts[::5, :, :30] = np.random.default_rng(7).poisson(2.0, (14, 71, 30))
+    store = str(tmp_path / "map.zarr")
+    convert(ArrayReader(counts), store)
+    surveyed = open_map(store)
+    bare = surveyed.drop_vars([schema.SUM_SPECTRUM, schema.TOTAL_COUNTS])
+    said = set()
+    for ds in (
+        surveyed,
+        bare,
+        as_map(counts),
+        as_map(counts, chunks=(13, 17, 101)),
+        surveyed.isel(energy=slice(0, 101)),
+    ):
+        said.add(pca(ds, n_components=2).attrs[schema.PARAMETERS]["solver_chosen_for"])
+    assert len(said) == 1
+    assert f"about {np.count_nonzero(counts) / 67 / 71:.0f} of them filled" in said.pop()
+    part = pca(surveyed.isel(energy=slice(0, 3)), n_components=2).attrs[schema.PARAMETERS]["solver_chosen_for"]
+    assert f"about {np.count_nonzero(counts[..., :3]) / 67 / 71:.0f} of them filled" in part
 
 
 # ------------------------------------------------------------------------------------------------------ bad input

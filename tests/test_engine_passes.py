@@ -4,9 +4,11 @@ import sys
 import threading
 import time
 import warnings
+from dataclasses import dataclass
 from functools import partial
 
 import dask
+import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
@@ -378,3 +380,33 @@ def test_a_cluster_gives_equal_sums(ds, tmp_path):
             assert list(workers.values()) == [True, True]
             with pytest.raises(CountsError, match=r"counts at y \d+, x \d+, channel 0: found nan"):
                 sums(ds * np.nan)
+
+
+@dataclass(frozen=True)
+class _WorkOnLazyMap:
+    """Knows a lazy map, of which a task takes the piece of its lane."""
+
+    lazy: da.Array
+
+    def of_lane(self, lane):
+        return _WorkOnLazyMap(self.lazy[lane.ys, lane.xs])
+
+    def __call__(self, lane, blocks):
+        assert self.lazy.shape == lane.shape
+        return isinstance(self.lazy, da.Array), sum(block.counts.n_pixels for block in blocks)
+
+
+def test_lazy_maps_stay_lazy_and_a_task_has_its_piece(ds):
+    """dask does not look into work: it would compute what is lazy in it, all of it before the first lane."""
+    blocks = blocks_of(ds)
+    lazy = da.map_blocks(lambda: 1 / 0, chunks=((50, 21), (101,)), dtype=float, meta=np.empty((0, 0)))
+    found = run_pass(blocks, _WorkOnLazyMap(lazy), lambda a, b: (a[0] and b[0], a[1] + b[1]), plan=planned(2))
+    assert found == (True, SHAPE[0] * SHAPE[1])
+
+
+def test_lanes_may_be_strips(ds):
+    blocks = blocks_of(ds)
+    strips = [lane._replace(xs=slice(0, SHAPE[1])) for lane in blocks.lanes() if lane.xs.start == 0]
+    seen = run_pass(blocks, work_sums, lambda a, b: (a[0] + b[0], 0, 0, a[3] + b[3]), plan=planned(2), lanes=strips)
+    np.testing.assert_array_equal(seen[0], COUNTS.sum(axis=(0, 1), dtype=np.uint64))
+    assert seen[3] == sorted(seen[3])

@@ -9,6 +9,7 @@ import xarray as xr
 
 from eds_chunked import schema
 from eds_chunked.errors import ParameterError, SourceError, SourceNotFoundError
+from eds_chunked.grains import files
 from eds_chunked.grains.files import diameter_unit, read_diameters, write_grain_files
 from eds_chunked.grains.measure import grain_table
 from eds_chunked.grains.split import separate_grains
@@ -38,7 +39,7 @@ def test_files_hold_the_table_and_the_diameters(grains, tmp_path):
     ]
     for phase in (1, 2, 3):
         expected = grain_table(grains, phase=phase)
-        table = pd.read_csv(written[2 * phase - 2])
+        table = pd.read_csv(written[2 * phase - 2], keep_default_na=False, na_values={schema.TOTAL_COUNTS: [""]})
         pd.testing.assert_frame_equal(table, expected, check_dtype=False, rtol=1e-14)
         kept = expected.ecd_um[~expected.touches_edge].to_numpy()
         np.testing.assert_allclose(read_diameters(written[2 * phase - 1]), kept, rtol=1e-8)
@@ -74,6 +75,30 @@ def test_uncalibrated_diameters_say_so(grains, tmp_path):
     path = write_grain_files(separate_grains(phases), tmp_path, stem="plain")[3]
     assert diameter_unit(path) == "pixel"
     assert read_diameters(path) == pytest.approx([2 * np.sqrt(4 / np.pi)])
+
+
+def test_phases_are_called_by_the_names_they_were_given(grains, tmp_path):
+    grains.attrs[schema.PHASE_NAMES] = {"1": "feldspar", "3": "iron oxide"}
+    written = write_grain_files(grains, tmp_path, stem="dacite")
+    assert set(pd.read_csv(written[0])[schema.PHASE]) == {"feldspar"}
+    assert set(pd.read_csv(written[2])[schema.PHASE]) == {2}
+    assert "of phase iron oxide; unit: um; n: 0" in written[5].read_text(encoding="utf-8")
+
+
+def test_parquet_keeps_types_and_digits(grains, tmp_path):
+    pytest.importorskip("pyarrow", reason="parquet needs pyarrow: pip install 'eds-chunked[parquet]'")
+    written = write_grain_files(grains, tmp_path, stem="dacite", parquet=True)
+    assert [path.suffix for path in written] == [".csv", ".parquet", ".txt"] * 3
+    for phase in (1, 2, 3):
+        expected = grain_table(grains, phase=phase).assign(**{schema.PHASE: str(phase)})
+        pd.testing.assert_frame_equal(pd.read_parquet(written[3 * phase - 2]), expected, check_exact=True)
+
+
+def test_parquet_without_pyarrow_is_refused_before_a_file_is_written(grains, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
+    with pytest.raises(ParameterError, match=r"parquet: found no pyarrow.*pip install 'eds-chunked\[parquet\]'"):
+        write_grain_files(grains, tmp_path / "new", stem="dacite", parquet=True)
+    assert not (tmp_path / "new").exists()
 
 
 def test_plain_lists_of_numbers_are_read(tmp_path):

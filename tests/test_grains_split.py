@@ -8,15 +8,14 @@ from hypothesis import strategies as st
 from scipy import ndimage as ndi
 from skimage.feature import peak_local_max
 from skimage.measure import label as connected
-from skimage.measure import regionprops_table
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
 from eds_chunked import schema
 from eds_chunked.errors import ChunkLayoutError, MissingResultError, ParameterError
-from eds_chunked.grains import split
 from eds_chunked.grains.measure import grain_table
 from eds_chunked.grains.split import UnsplitPhaseWarning, separate_grains
+from eds_chunked.kernels.flooding import summits
 
 SIDES = ndi.generate_binary_structure(2, 1)
 
@@ -55,6 +54,13 @@ def distinct_surface(distance, seeds):
     return surface
 
 
+def seeds_above(distance, mask, h):
+    """Return our h-maxima (y, x) of a distance map."""
+    height, rank = np.unique(distance, return_inverse=True)
+    piece, _ = ndi.label(mask)
+    return summits(rank.reshape(mask.shape).astype(np.int32), piece, height, h).astype(bool)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_practical_is_the_whole_map_chain_of_scikit_image(seed):
     label = rock(seed)
@@ -89,7 +95,7 @@ def test_practical_is_the_whole_map_chain_of_scikit_image(seed):
 def test_h_maxima_are_those_of_a_morphological_reconstruction(seed, h):
     mask = rock(seed, grain=4.0, phases=2) == 1
     distance = ndi.distance_transform_edt(mask)
-    seeds = split._summits(distance, mask, h)
+    seeds = seeds_above(distance, mask, h)
 
     # The background is put so low that every piece of the phase keeps its highest summit.
     relief = np.where(mask, distance, -2 * h - 1)
@@ -187,42 +193,10 @@ def test_pixels_that_are_not_square():
 
     distance = ndi.distance_transform_edt(mask, sampling=(2.0, 1.0))
     assert distance.max() == pytest.approx(12, abs=1)
-    seeds = split._summits(distance, mask, 1.0)
+    seeds = seeds_above(distance, mask, 1.0)
     expected = watershed(distinct_surface(distance, seeds), connected(seeds, connectivity=1), connectivity=1, mask=mask)
     found = separate_grains(phase_map(mask, size=(2.0, 1.0)))[schema.GRAIN_LABEL].values
     np.testing.assert_array_equal(partition(found), partition(expected))
-
-
-@pytest.mark.parametrize("size", [(1.0, 1.0), (0.37, 0.37), (2.3, 0.9)])
-def test_the_table_equals_regionprops(size):
-    grains = separate_grains(phase_map(rock(4), size=size), method="practical")
-    number, table = grains[schema.GRAIN_LABEL].values, grain_table(grains)
-    expected = regionprops_table(
-        number,
-        spacing=size,
-        properties=(
-            "label", "num_pixels", "area", "equivalent_diameter_area", "axis_major_length", "axis_minor_length",
-            "centroid",
-            "bbox",
-        ),
-    )  # fmt: skip
-    assert len(table) > 100
-    np.testing.assert_array_equal(table.grain_id, expected["label"])
-    np.testing.assert_array_equal(table.n_pixels, expected["num_pixels"])
-    for column, name, offset in (
-        ("area_um2", "area", 0),
-        ("ecd_um", "equivalent_diameter_area", 0),
-        ("major_um", "axis_major_length", 0),
-        ("centroid_y_um", "centroid-0", 3),
-        ("centroid_x_um", "centroid-1", -11),
-    ):
-        np.testing.assert_allclose(table[column], expected[name] + offset, rtol=1e-9, atol=1e-9, err_msg=column)
-    # The minor axis of a line is 0 but for rounding, of which the square root is taken.
-    np.testing.assert_allclose(table.minor_um, expected["axis_minor_length"], rtol=1e-6, atol=1e-6)
-    touches = (expected["bbox-0"] == 0) | (expected["bbox-1"] == 0)
-    touches |= (expected["bbox-2"] == number.shape[0]) | (expected["bbox-3"] == number.shape[1])
-    np.testing.assert_array_equal(table.touches_edge, touches)
-    assert 0 < touches.sum() < len(table)
 
 
 def test_the_edge_flag_needs_one_pixel_at_any_side():
@@ -234,21 +208,6 @@ def test_the_edge_flag_needs_one_pixel_at_any_side():
     assert list(table.touches_edge[table.phase == 2]) == [False] * 4
 
 
-def test_names_carry_the_unit_and_uncalibrated_maps_say_pixels():
-    label = disc((31, 37), 15, 17, 9)
-    plain = grain_table(separate_grains(phase_map(label)))
-    assert list(plain.columns) == [
-        "grain_id", "phase", "n_pixels", "touches_edge",
-        "area_px", "ecd_px", "major_px", "minor_px", "centroid_x_px", "centroid_y_px",
-    ]  # fmt: skip
-    assert plain.area_px[0] == plain.n_pixels[0]
-    um = separate_grains(phase_map(label, size=(0.5, 0.5)))
-    assert grain_table(um).area_um2[0] == pytest.approx(plain.area_px[0] / 4)
-    assert um["ecd_um"].attrs["units"] == "um"
-    assert um[schema.GRAIN_LABEL].dtype == np.int32
-    assert schema.X in um.coords
-
-
 def test_the_result_says_what_made_it():
     phases = phase_map(disc((31, 37), 15, 17, 9))
     phases.attrs = {schema.FINGERPRINT: "abc", schema.TITLE: "rock", schema.STEP: schema.PHASES}
@@ -257,7 +216,7 @@ def test_the_result_says_what_made_it():
     assert attrs.pop(schema.RESULT_ID) != separate_grains(phases, h=1.0, min_size=5).attrs[schema.RESULT_ID]
     assert attrs == {
         schema.STEP: schema.GRAINS,
-        schema.PARAMETERS: {"method": "h-maxima", "h": 2.0, "min_size": 5},
+        schema.PARAMETERS: {"source": "label", "method": "h-maxima", "h": 2.0, "min_size": 5},
         schema.N_PHASES: 3,
         schema.FINGERPRINT: "abc",
         schema.TITLE: "rock",
@@ -299,6 +258,8 @@ def test_one_phase_of_the_table():
         ({"h": -1.0}, "h: found -1.0"),
         ({"h": float("nan")}, "h: found nan"),
         ({"min_size": -1}, "min_size: found -1"),
+        ({"min_size": "5um2"}, "min_size: found '5um2' on a map whose pixels have no size"),
+        ({"source": "loadings"}, "source: found 'loadings'"),
     ],
 )
 def test_parameters_that_cannot_work(change, match):
@@ -314,5 +275,11 @@ def test_datasets_that_are_not_phases_or_grains():
         separate_grains(phases.transpose(schema.X, schema.Y))
     with pytest.raises(ParameterError, match="float"):
         separate_grains(phases.astype(float))
+    with pytest.raises(ParameterError, match="values of 'label': found 0 to 300"):
+        separate_grains(phases.astype(int).where(phases[schema.LABEL] != 255, 300).astype(int))
+    with pytest.raises(ParameterError, match="selection of 'label'"):
+        separate_grains(phases.isel({schema.Y: slice(0, 0)}))
+    with pytest.raises(ChunkLayoutError, match="mask"):
+        separate_grains(phases, source="mask")
     with pytest.raises(MissingResultError, match="ecd_um"):
         grain_table(phases)

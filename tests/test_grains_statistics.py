@@ -1,15 +1,19 @@
 """Size statistics against published figures of real grains, SciPy, and simulated coverage."""
 
 import json
+import re
 import warnings
 
+import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from click.testing import CliRunner
 from scipy import stats as scipy_stats
 
 from eds_chunked import schema
+from eds_chunked.cli import main
 from eds_chunked.errors import ParameterError
 from eds_chunked.grains import intervals
 from eds_chunked.grains.lognormality import normal_quantiles
@@ -83,6 +87,10 @@ def test_golden_modes_of_real_grains(real):
     assert fine.modal_interval == pytest.approx((30.09, 30.19), abs=0.005)
     assert by_rule.kde_mode == pytest.approx(24.306, abs=0.05)
     assert np.diff(by_rule.kde_grid).max() <= 0.1
+    given = grain_size_statistics(real, precision=0.1)
+    assert given.kde_mode == pytest.approx(24.306, abs=0.05)
+    assert given.precision == pytest.approx(0.1, rel=1e-3)
+    assert (by_rule.bin_rule, by_rule.bandwidth_rule, fine.bin_rule) == ("numpy auto", "silverman", "given width")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +136,32 @@ def test_against_numpy_and_scipy(toy):
     assert interval(found, "arithmetic mean", "CLT") == pytest.approx(
         scipy_stats.ttest_1samp(toy, 0).confidence_interval(0.95)
     )
+
+
+@pytest.mark.parametrize("rule", ["silverman", "scott", 0.8])
+def test_bandwidth_by_rule_or_number(toy, rule):
+    found = grain_size_statistics(toy, bandwidth=rule, resamples=0)
+    kde = scipy_stats.gaussian_kde(toy, rule if isinstance(rule, str) else rule / toy.std(ddof=1))
+    assert found.bandwidth == pytest.approx(np.sqrt(kde.covariance[0, 0]), rel=1e-12)
+    np.testing.assert_allclose(found.kde_density, kde(found.kde_grid), rtol=1e-9)
+    row = found.table().set_index("measure").loc["bandwidth"]
+    assert (row.value, row.method) == (found.bandwidth, rule if isinstance(rule, str) else "given")
+
+
+def test_sizes_come_as_any_array_or_as_a_text_file(toy, tmp_path):
+    expected = grain_size_statistics(toy).to_dict()
+    for given in (list(toy), tuple(toy), pd.Series(toy), xr.DataArray(toy), toy[::-1], da.from_array(toy, chunks=77)):
+        assert grain_size_statistics(given).to_dict() == expected
+    file = tmp_path / "diameters.txt"
+    np.savetxt(file, toy, fmt="%.17g", header="diameters; unit: um")
+    done = CliRunner().invoke(main, ["sizes", str(file), "--json"])
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["arithmetic_mean"] == pytest.approx(22.130, abs=6e-4)
+    assert {name: value for name, value in said.items() if name in expected} == json.loads(json.dumps(expected))
+    shown = CliRunner().invoke(main, ["sizes", str(file)]).stdout
+    assert re.search(r"arithmetic mean +22\.13\d* +um +21\.35\d*-22\.9[78]\d* +modified Cox", shown)
+    assert "rule of thumb (GrainSizeTools)" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize("n", [9, 40, 101])
@@ -453,13 +487,93 @@ def test_phases_side_by_side_lose_none():
     assert list(table.n_used) == [80, 3, 0, 2]
     assert table.n_grains.sum() == grains.sizes[schema.GRAIN]
     assert list(table.reason) == ["", "", "0 usable grains, 3 are needed", "2 usable grains, 3 are needed"]
-    numbers = table.drop(columns="reason")
+    assert list(table.name) == ["1", "2", "3", "4"]
+    assert not table.enough_grains.any()
+    counted = table[["n_used", "n_edge_excluded", "n_small_excluded", "n_unmeasured"]]
+    assert (counted.sum(axis=1) == table.n_grains).all()
+    assert table.edge_rule[1] == "grains that touch the map's edge are left out (4)"
+    assert set(table.size_rule) == {"no minimum size"}
+    numbers = table.drop(columns=["reason", "name", "edge_rule", "size_rule"]).astype(float)
     assert np.isfinite(numbers.loc[[1, 2]]).all(axis=None)
     assert numbers.loc[[3, 4]].filter(like="_um").drop(columns="boundary_width_um").isna().all(axis=None)
     with pytest.warns(FewGrainsWarning):
         alone = grain_size_statistics(grains, phase=1)
     assert table.median_um[1] == alone.median
     assert (table.median_ci_low_um[1], table.median_ci_high_um[1]) == interval(alone, "median", "binomial")
+    again = compare_phases(grains).set_index("phase")
+    pd.testing.assert_frame_equal(again, table, check_exact=True)
+
+
+def test_enough_grains_are_said_of_each_phase():
+    table = compare_phases(separate_grains(squares({1: [3] * 432, 2: [3] * 433}))).set_index("phase")
+    # Four more of phase 1 are cut by the map's edge.
+    assert table.n_used.tolist() == [432, 433, 0, 0]
+    assert table.enough_grains.tolist() == [False, True, False, False]
+
+
+# ------------------------------------------------------------------------------- maps with little to count
+def test_grains_of_one_pixel():
+    grains = separate_grains(squares({1: [1] * 5, 2: [1, 1, 2, 5]}))
+    with pytest.warns(FewGrainsWarning):
+        found = grain_size_statistics(grains, phase=1)
+    assert found.n == 5
+    assert found.median == found.maximum == pytest.approx(2 * 0.5 / np.sqrt(np.pi))
+    assert (found.sd_ddof1, found.multiplicative_sd, len(found.kde_grid)) == (0, 1, 0)
+    json.dumps(found.to_dict(), allow_nan=False)
+    table = compare_phases(grains).set_index("phase")
+    assert table.n_used.tolist() == [5, 4, 0, 0]
+    assert table.median_um[1] == found.median
+    assert np.isnan(table.log_normality_p[1])
+    assert table.reason[1] == ""
+    # The minimum size leaves them out, and says how many.
+    larger = compare_phases(grains, min_pixels=2).set_index("phase")
+    assert larger.n_small_excluded.tolist() == [5, 2, 0, 0]
+    assert larger.size_rule[1] == "grains under 2 pixels are left out (5)"
+    assert larger.reason.tolist()[:2] == ["0 usable grains, 3 are needed", "2 usable grains, 3 are needed"]
+
+
+def test_a_phase_with_no_grain_inside_the_edges():
+    label = np.zeros((9, 23), np.uint8)
+    label[[0, -1], 1::3] = 2
+    label[4, 2:20:3] = 1
+    phases = xr.Dataset({schema.LABEL: ((schema.Y, schema.X), label)})
+    phases[schema.N_PIXELS] = (schema.PHASE, [1, 1])
+    grains = separate_grains(phases)
+    with pytest.raises(ParameterError, match=r"grains of phase 2: found 0 usable \(grains that touch .* left out \(16"):
+        grain_size_statistics(grains, phase=2)
+    table = compare_phases(grains).set_index("phase")
+    assert table.loc[2, ["n_grains", "n_used", "n_edge_excluded", "reason"]].tolist() == [
+        16,
+        0,
+        16,
+        "0 usable grains, 3 are needed",
+    ]
+    assert np.isnan(table.median_px[2])
+    assert table.n_used[1] == 6
+    assert compare_phases(grains, include_edge=True).set_index("phase").n_used[2] == 16
+
+
+def test_a_map_without_grains():
+    empty = squares({1: []} | {2: [2]}).map(np.zeros_like)
+    empty.attrs[schema.N_PHASES] = 2
+    grains = separate_grains(empty)
+    assert grains.sizes[schema.GRAIN] == 0
+    table = compare_phases(grains)
+    assert table["n_grains"].tolist() == [0] * 4
+    assert table.filter(like="_um").drop(columns="boundary_width_um").isna().all(axis=None)
+    assert set(table["reason"]) == {"0 usable grains, 3 are needed"}
+    for phase in (None, 1):
+        with pytest.raises(ParameterError, match="found 0 usable"):
+            grain_size_statistics(grains, phase=phase)
+
+
+def test_names_of_phases_are_those_of_the_table():
+    grains = separate_grains(squares({1: [3, 4, 5, 6], 2: [3, 4, 5]}))
+    grains.attrs[schema.PHASE_NAMES] = {"2": "quartz"}
+    assert compare_phases(grains)["name"].tolist() == ["1", "quartz", "3", "4"]
+    with pytest.warns(FewGrainsWarning, match="^phase quartz, squares: 3 grains"):
+        found = grain_size_statistics(grains, phase=2)
+    assert found.title == "phase quartz, squares"
 
 
 def test_the_figure_draws_what_the_statistics_hold(toy):

@@ -159,6 +159,8 @@ def test_grains_of_a_phase_and_the_boundary():
 def test_table_dict_and_figures():
     fit = two_step_stereology(sections(500, seed=4), resamples=20, unit="px")
     table = fit.unfolded.table()
+    assert list(table.columns[:3]) == ["from_px", "to_px", "midpoint_px"]
+    assert list(saltykov(sections(500, seed=4)).table().columns[:3]) == ["from_um", "to_um", "midpoint_um"]
     assert table.frequency_percent.sum() == pytest.approx(100)
     assert table.volume_percent.is_monotonic_increasing
     assert (table.volume_low_percent <= table.volume_percent).all()
@@ -227,6 +229,14 @@ def test_sizes_by_the_shell(tmp_path):
     fit = json.loads(call("--stereology", "two-step", "--unfolding", "per_volume", "--json").output)
     assert fit["geometric_mean_ci"][0] < fit["geometric_mean"] < fit["geometric_mean_ci"][1]
     assert fit["unfolded"]["method"] == "per_volume"
+    written = tmp_path / "sizes.csv"
+    assert json.loads(call("--csv", str(written), "--json").output)["csv"] == str(written)
+    columns = list(pd.read_csv(written).columns)
+    assert columns == ["measure", "value", "unit", "ci_low", "ci_high", "method"]
+    assert str(written) in call("--csv", str(written), "--stereology", "saltykov", "--bins", "12").output
+    classes = pd.read_csv(written)
+    assert list(classes.columns[:3]) == ["from_um", "to_um", "midpoint_um"]
+    assert len(classes) == 12
     for options, words in (
         (("--precision", "1000"), "above the range"),
         (("--up-to", "3"), "--up-to needs --stereology"),

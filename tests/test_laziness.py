@@ -71,12 +71,12 @@ def test_interchange_computes_no_counts(store: str, tmp_path: Path) -> None:
 
 
 LAZY = {"open", "open_tree", "load", "reconstruct", "exclude", "rebin"}
-LAZY |= {"to_hyperspy", "from_hyperspy", "read_learning_results"}
+LAZY |= {"to_hyperspy", "from_hyperspy", "read_learning_results", "mean_spectra"}
 COMPUTES = {
     "write_learning_results",
     *("run", "convert", "calibrate", "clean", "save", "export", "verify", "write_report", "write_results"),
     *("decompose", "residual", "pca", "nmf", "advise_components", "segment_phases", "modal_table", "phase_spectra"),
-    *("association", "merge_phases"),
+    *("association", "merge_phases", "grain_spectra", "write_spectra"),
     *("component_stability", "cluster", "identify_elements"),
     *("separate_grains", "grain_table", "grain_size_statistics", "compare_phases", "write_grain_files"),
     *("saltykov", "two_step_stereology"),

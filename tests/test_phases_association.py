@@ -107,6 +107,9 @@ def test_lengths_are_those_of_a_plain_loop_over_the_map(size):
         for other, right in names.items():
             assert boundary(found, one, other) == pytest.approx(expected[left, right], rel=1e-12)
     assert found.matrix().sum(axis=1).to_numpy() == pytest.approx(100)
+    lengths = found.matrix(lengths=True)
+    np.testing.assert_allclose(lengths, lengths.T, rtol=1e-14)
+    np.testing.assert_allclose(lengths.sum(axis=1), found.surfaces["perimeter_um"], rtol=1e-14)
 
 
 def test_perimeters_are_those_of_scikit_image():

@@ -10,9 +10,15 @@ from skimage.measure import label
 from skimage.morphology import remove_small_holes
 from skimage.morphology import remove_small_objects as skimage_remove_small_objects
 
+from eds_chunked import schema
 from eds_chunked.errors import ParameterError
 from eds_chunked.phases import cleaning
-from eds_chunked.phases.cleaning import fill_small_holes, remove_small_objects
+from eds_chunked.phases.cleaning import (
+    area_of_min_size,
+    fill_small_holes,
+    min_size_in_pixels,
+    remove_small_objects,
+)
 
 SHAPE = (31, 47)
 
@@ -144,3 +150,63 @@ def test_the_graph_grows_with_the_number_of_blocks_and_no_faster():
 def test_a_wrong_min_size_is_one_clear_error(function, min_size):
     with pytest.raises(ParameterError, match=r"min_size: found .*expected a whole number of pixels"):
         function(noise_mask(3, 0.5), min_size=min_size)
+
+
+UM = schema.MICROMETRE
+
+
+@pytest.mark.parametrize(
+    ("asked", "pixel_size", "pixels"),
+    [
+        ("2.5um2", (0.5, 0.25, UM), 20),
+        ("2.51 um2", (0.5, 0.25, UM), 21),
+        ("2.49um2", (0.5, 0.25, UM), 20),
+        # 0.1 * 0.1 is a little more than 0.01: one pixel too few without a tolerance, and 0.7 / 3 one too many.
+        ("1um2", (0.1, 0.1, UM), 100),
+        ("0.7um2", (0.7 / 3, 0.1, UM), 30),
+        ("3\u00b5m^2", (2.0, 1.0, UM), 2),
+        ("0um2", (2.0, 1.0, UM), 0),
+        ("1e", (2.0, 1.0, UM), None),
+        (37, (2.0, 1.0, UM), 37),
+        (np.int64(37), (1.0, 1.0, schema.UNCALIBRATED), 37),
+    ],
+)
+def test_an_area_is_the_fewest_pixels_that_have_it(asked, pixel_size, pixels):
+    if pixels is None:
+        with pytest.raises(ParameterError, match="or an area such as '50um2'"):
+            min_size_in_pixels(asked, pixel_size=pixel_size)
+    else:
+        assert min_size_in_pixels(asked, pixel_size=pixel_size) == pixels
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.floats(0.003, 90),
+    width=st.floats(0.003, 90),
+    pixels=st.integers(1, 10**6),
+)
+def test_an_area_of_whole_pixels_is_that_many(height, width, pixels):
+    # As a pixel size comes from coordinates, with their rounding.
+    read = tuple(float((3 * size + 700 * size) - 702 * size) for size in (height, width))
+    assert min_size_in_pixels(f"{pixels * height * width:.15f}um2", pixel_size=(*read, UM)) == pixels
+
+
+def test_an_area_on_a_map_without_pixel_size_is_an_error_that_says_how_to_calibrate():
+    with pytest.raises(ParameterError, match=r"min_size: found '5um2' on a map .* in um.*eds-chunked calibrate"):
+        min_size_in_pixels("5um2", pixel_size=(1.0, 1.0, schema.UNCALIBRATED))
+
+
+@pytest.mark.parametrize("asked", ["5", "-5um2", "5um", "um2", "5 um2 2", "5mm2", 2.5, None, True, -1])
+def test_a_size_that_is_neither_is_one_clear_error(asked):
+    assert not isinstance(asked, str) or area_of_min_size(asked) is None
+    with pytest.raises(ParameterError, match=r"min_size: found .*a whole number of pixels, 0 or more, or an area"):
+        min_size_in_pixels(asked, pixel_size=(2.0, 1.0, UM))
+
+
+def test_objects_of_exactly_the_area_stay():
+    mask = np.zeros((11, 13), bool)
+    mask[2, 1:6] = True
+    mask[5, 6:10] = True
+    fewest = min_size_in_pixels("0.625um2", pixel_size=(0.5, 0.25, UM))
+    found = remove_small_objects(da.from_array(mask, chunks=(3, 4)), min_size=fewest).compute()
+    assert found.sum() == 5

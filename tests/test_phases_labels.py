@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eds_chunked import schema
-from eds_chunked.errors import ParameterError
+from eds_chunked.errors import ChunkLayoutError, ParameterError
+from eds_chunked.kernels.shares import decide_by_share
 from eds_chunked.phases.labels import exclusive_labels
 
 SUMS = np.array([3.0, 100.0, 0.5])
@@ -65,6 +66,57 @@ def test_labels_equal_the_reference_for_every_chunking(seed, mixed_margin, chunk
     np.testing.assert_allclose(margin, expected_margin, atol=1e-6)  # the margin is stored as float32
     assert (label.dtype, margin.dtype) == (np.uint8, np.float32)
     assert {0, 1, 2, 3} <= set(np.unique(label))
+
+
+def twin(loadings, masks, factor_sums, mixed_margin):
+    """Decide by arrays of NumPy, a component after the other."""
+    n_pixels = loadings.shape[1]
+    total, best, second, best_in_mask = np.zeros((4, n_pixels))
+    winner, n_masks = np.zeros(n_pixels, np.uint8), np.zeros(n_pixels, int)
+    for number, (loading, mask, factor_sum) in enumerate(zip(loadings, masks, factor_sums, strict=True), start=1):
+        counts = np.where(np.isfinite(loading) & (loading > 0), loading, 0).astype(np.float64) * factor_sum
+        total += counts
+        second = np.maximum(second, np.minimum(best, counts))
+        best = np.maximum(best, counts)
+        n_masks += mask
+        wins = mask & ((winner == 0) | (counts > best_in_mask))
+        winner[wins], best_in_mask[wins] = number, counts[wins]
+    margin = np.divide(best - second, total, out=np.zeros(n_pixels), where=total > 0)
+    winner[(n_masks > 1) & (margin < mixed_margin)] = schema.MIXED
+    winner[total == 0] = schema.UNASSIGNED
+    return winner, margin.astype(np.float32)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 999),
+    n=st.sampled_from([1, 2, 5, 11]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    mixed_margin=st.sampled_from([0, 0.2, 0.5, 1]),
+    strided=st.booleans(),
+)
+def test_the_kernel_equals_its_twin_to_the_last_bit(seed, n, dtype, mixed_margin, strided):
+    rng = np.random.default_rng(seed)
+    loadings = rng.normal(0.5, 1, (n, 331)).astype(dtype)
+    # Equal shares, no counts, and what is no number.
+    loadings[:, 7:29] = np.round(loadings[:, 7:29])
+    loadings[:, 40:44] = 0
+    loadings[rng.random(loadings.shape) < 0.03] = np.nan
+    loadings[rng.random(loadings.shape) < 0.03] = np.inf
+    masks, sums = rng.random(loadings.shape) < 0.6, np.where(rng.random(n) < 0.2, 0, rng.gamma(1, 9, n))
+    if strided:
+        loadings, masks, sums = loadings[:, ::3], masks[:, ::3], np.repeat(sums, 2)[::2]
+    label, margin = decide_by_share(loadings, masks, sums, mixed_margin=mixed_margin, mixed=schema.MIXED)
+    expected_label, expected_margin = twin(loadings, masks, sums, mixed_margin)
+    np.testing.assert_array_equal(label, expected_label)
+    np.testing.assert_array_equal(margin, expected_margin)
+    assert (label.dtype, margin.dtype) == (np.uint8, np.float32)
+
+
+def test_masks_of_another_grid_are_an_error():
+    loadings, masks = maps(1)
+    with pytest.raises(ChunkLayoutError, match=r"masks: found \(3, 31, 46\) .*expected \(3, 31, 47\)"):
+        exclusive_labels(loadings, masks=masks[..., :-1], factor_sums=SUMS, mixed_margin=0.2)
 
 
 def one_pixel(loadings, masks, *, sums=None, mixed_margin=0.2):

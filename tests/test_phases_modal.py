@@ -1,6 +1,11 @@
 """The modal table closes to 100 % and hides nothing."""
 
 import json
+import math
+import shlex
+import shutil
+from decimal import Decimal
+from fractions import Fraction
 
 import dask.array as da
 import numpy as np
@@ -8,18 +13,19 @@ import pandas as pd
 import pytest
 import xarray as xr
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-import eds_chunked as edc
 from eds_chunked import schema
 from eds_chunked.cli import main
 from eds_chunked.decomposition.nonnegative import nmf
 from eds_chunked.errors import ChunkLayoutError, ParameterError
+from eds_chunked.grains.split import separate_grains
 from eds_chunked.phases import modal
 from eds_chunked.phases.contacts import boundary_bias
 from eds_chunked.phases.modal import modal_table
 from eds_chunked.phases.naming import merge_phases
+from eds_chunked.phases.percent import closed_percent
 from eds_chunked.phases.segment import segment_phases
 from eds_chunked.store.conversion import convert
 from eds_chunked.store.opening import open_map
@@ -42,6 +48,13 @@ def made_phases(label, n_phases, *, size=(0.5, 0.25), units=schema.MICROMETRE):
             schema.X: (schema.X, np.arange(label.shape[1]) * size[1], {"units": units}),
         },
     )
+
+
+def assert_closed(percent):
+    """Whatever adds them up, and however: exactly 100."""
+    values = percent.to_numpy()
+    assert values.sum() == sum(values.tolist()) == math.fsum(values) == percent.sum() == 100.0
+    assert np.cumsum(values)[-1] == np.cumsum(np.sort(values))[-1] == np.cumsum(values[::-1])[-1] == 100.0
 
 
 LABEL = np.array([[1, 1, 1, 0, 255, 255, 3], [1, 3, 3, 0, 0, 255, 3]])
@@ -72,7 +85,8 @@ def test_areas_always_close_to_100_percent(n_phases, seed, shape):
     table = modal_table(made_phases(label, n_phases))
     assert len(table) == n_phases + 2
     assert table["n_pixels"].sum() == label.size
-    assert table["area_percent"].sum() == pytest.approx(100, rel=1e-13, abs=0)
+    assert_closed(table["area_percent"])
+    np.testing.assert_allclose(table["area_percent"], 100 * table["n_pixels"] / label.size, rtol=0, atol=2e-14)
     for number, row in zip([*values[1:-1], 0, 255], table["n_pixels"], strict=True):
         assert row == np.count_nonzero(label == number)
 
@@ -139,6 +153,22 @@ def grains(rng, share, *, shape=(240, 300), radius=6):
     return 1 + covered[2 * radius : -2 * radius, 2 * radius : -2 * radius]
 
 
+def test_the_interval_says_how_it_came_about_and_follows_its_seed():
+    label = np.random.default_rng(3).choice([0, 1, 2], (31, 47))
+    table = modal_table(made_phases(label, 2), blocks=16)
+    assert table.attrs["interval"] == "95 %, bootstrap of 15 blocks, 2000 samples, seed 0"
+    ends = ["area_percent_low", "area_percent_high"]
+    again, other = (modal_table(made_phases(label, 2), blocks=16, seed=seed) for seed in (0, 7))
+    pd.testing.assert_frame_equal(again, table, check_exact=True)
+    assert not np.array_equal(other[ends], table[ends])
+    np.testing.assert_allclose(other[ends], table[ends], atol=0.5)
+    few = modal_table(made_phases(label, 2), blocks=1)
+    assert few.attrs["interval"] == "none: 1 blocks, 4 are needed"
+    for seed in (-1, "a"):
+        with pytest.raises(ParameterError, match="seed: found"):
+            modal_table(made_phases(label, 2), seed=seed)
+
+
 def test_the_interval_holds_the_share_of_the_rock():
     """Blocks of 48 x 60 pixels, discs of 13: nearly 95 %. As if pixels were independent it would be a few percent."""
     rng = np.random.default_rng(11)
@@ -187,6 +217,60 @@ def test_weights_by_hand(tmp_path):
         assert table["weight_reason"].tolist() == ["", "no density", "", *["no phase, not weighed"] * 2]
     table = modal_table(phases, densities={1: 2.5, 3: 7.5, "mixed": 5})
     np.testing.assert_allclose(table["weight_percent"], [1000 / 55, np.nan, 3000 / 55, np.nan, 1500 / 55])
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    parts=st.lists(st.integers(0, 10**9) | st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=40),
+    decimals=st.sampled_from([None, 0, 2, 4]),
+)
+def test_percent_closes(parts, decimals):
+    assume(sum(parts) > 0)
+    found = closed_percent(parts, decimals=decimals)
+    whole = sum(map(Fraction, parts))
+    if decimals is None:
+        assert_closed(pd.Series(found))
+        step = Fraction(1, 2**46)
+    else:
+        # As it is printed.
+        assert sum(Decimal(f"{percent:.{decimals}f}") for percent in found) == 100
+        step = Fraction(1, 10**decimals)
+    for part, percent in zip(parts, found, strict=True):
+        assert abs(Fraction(percent) - 100 * Fraction(part) / whole) <= step * (1 + Fraction(1, 10**6))
+        assert part or not percent
+
+
+def test_steps_that_are_missing_go_to_those_that_lost_most():
+    assert closed_percent([1, 1, 1], decimals=2).tolist() == [33.34, 33.33, 33.33]
+    assert closed_percent([1, 0, 5], decimals=0).tolist() == [17, 0, 83]
+    assert closed_percent([2, 2, 3], decimals=1).tolist() == [28.6, 28.6, 42.8]
+    assert closed_percent([0, 3]).tolist() == [0, 100]
+
+
+def test_weights_close_as_areas_do():
+    label = np.random.default_rng(3).choice([0, 1, 2, 3, 255], (31, 47))
+    densities = {1: 2.6543, 2: 3.1, 3: 7.77, "mixed": 2.9}
+    weights = modal_table(made_phases(label, 3), densities=densities)["weight_percent"].dropna()
+    assert len(weights) == 4
+    assert_closed(weights)
+    mass = [np.count_nonzero(label == k) * d for k, d in zip((1, 2, 3, 255), densities.values(), strict=True)]
+    np.testing.assert_allclose(weights, 100 * np.array(mass) / sum(mass), rtol=1e-13)
+
+
+def test_a_map_of_one_label_and_one_without_phases():
+    for label, names in (
+        (np.zeros((5, 7)), ["unassigned"]),
+        (np.full((5, 7), 2), ["2"]),
+        (np.full((5, 7), 255), ["mixed"]),
+    ):
+        table = modal_table(made_phases(label, 3), densities={1: 2.6, 2: 3, 3: 4})
+        assert table["phase"].tolist() == ["1", "2", "3", "unassigned", "mixed"]
+        assert table["phase"][table["area_percent"] == 100].tolist() == names
+        assert_closed(table["area_percent"])
+        weight = table["weight_percent"].dropna().tolist()
+        assert weight == ([0, 100, 0] if names == ["2"] else [])
+        if not weight:
+            assert set(table["weight_reason"]) == {"nothing to weigh", "no phase, not weighed"}
 
 
 def test_a_missing_density_is_told_and_loses_nothing():
@@ -262,6 +346,17 @@ def test_the_verb_modal(store, tmp_path):
     assert done.exit_code == 0
     assert "weight %" in done.stdout
     assert "95 % interval" in done.stdout
+    assert "bootstrap of 28 blocks, 2000 samples, seed 0" in " ".join(done.stdout.split())
+    # Also what is printed closes, to the last decimal.
+    printed = [line.split() for line in done.stdout.splitlines() if line.split()[:1] in (["feldspar"], ["2"])]
+    printed += [line.split() for line in done.stdout.splitlines() if line.startswith(("unassigned ", "mixed "))]
+    assert sum(Decimal(row[3]) for row in printed) == 100
+    assert sum(Decimal(row[-1]) for row in printed if row[-1] != "-") == 100
+    again = said(*asked, "--seed", "5", "--blocks", "9")
+    assert again["interval"] == "95 %, bootstrap of 8 blocks, 2000 samples, seed 5"
+    written = pd.read_csv(target)
+    assert_closed(written["area_percent"])
+    assert_closed(written["weight_percent"].dropna())
     assert "unassigned: no phase, not weighed." in done.stdout
 
 
@@ -281,12 +376,34 @@ def test_the_verb_association(store, tmp_path):
     ]
     found = said(*asked)
     assert {row["neighbour"] for row in found["contacts"]} >= {"1", "resin", "3"}
-    assert len(pd.read_csv(target)) == len(found["contacts"])
+    assert found["csv"] == [str(tmp_path / f"association{end}.csv") for end in ("", "_surfaces", "_inclusions")]
+    for file, name in zip(found["csv"], ("contacts", "surfaces", "inclusions"), strict=True):
+        written = pd.read_csv(file)
+        assert len(written) == len(found[name])
+        assert any(column.endswith(("_um", "_um2")) for column in written.columns)
     assert picture.stat().st_size > 10_000
     done = CliRunner().invoke(main, asked)
     assert done.exit_code == 0, done.output
     low, high = boundary_bias(0.5, 0.25)
     assert f"{100 * low:+.1f} % to {100 * high:+.1f} %" in done.stdout
+
+
+def test_names_travel_to_grains_and_their_sizes(store, tmp_path):
+    store = shutil.copytree(store, tmp_path / "rock.zarr").as_posix()
+    merged = merge_phases(load(store, "phases/k3"), merges={"feldspar": [1, 3]}, names={2: "quartz"})
+    save(merged, store)
+    save(separate_grains(load(store, "phases/k3-merged"), min_size=2), store)
+    target = tmp_path / "sizes.csv"
+    found = said("sizes", store, "--from", "grains/k3-merged", "--csv", str(target))["grain_sizes"]
+    assert [row["name"] for row in found] == ["feldspar", "quartz"]
+    written = pd.read_csv(target, keep_default_na=False)
+    assert written["name"].tolist() == ["feldspar", "quartz"]
+    assert {"median_um", "geometric_mean_ci_low_um", "edge_rule", "size_rule", "reason"} <= set(written)
+    assert all("under 2 pixels" in rule for rule in written["size_rule"])
+    shown = CliRunner().invoke(main, ["sizes", store, "--from", "grains/k3-merged"])
+    assert shown.exit_code == 0
+    assert "feldspar" in shown.stdout
+    assert "Fewer than 433 grains of phase" in shown.stdout
 
 
 @pytest.mark.parametrize(
@@ -313,6 +430,7 @@ def test_merged_phases_are_a_result_of_their_own(store):
     assert_same_bits(saved.load(), merged)
     assert modal_table(saved)["phase"].tolist() == ["feldspar", "resin", "unassigned", "mixed"]
     command = refresh_command(store, newest(store, address))
-    assert eval(command, {"eds_chunked": edc}) == "phases/k3-merged.r2"
+    assert CliRunner().invoke(main, shlex.split(command)[1:]).exit_code == 0
+    assert newest(store, "phases/k3-merged").number == 2
     assert_same_bits(load_fresh(store, "phases/k3-merged").load(), merged)
     assert load_fresh(store, "phases/k3")[schema.LABEL].max() > 2

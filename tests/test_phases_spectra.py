@@ -1,5 +1,7 @@
 """Phase spectra: equal, to the last count, to NumPy's sums of the whole map."""
 
+from dataclasses import replace
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -10,11 +12,14 @@ from hypothesis import strategies as st
 from eds_chunked import schema
 from eds_chunked.decomposition.nonnegative import nmf
 from eds_chunked.engine import blocks
-from eds_chunked.errors import ChunkLayoutError, CountsError, ParameterError, StaleResultError
+from eds_chunked.engine.binning import rebin
+from eds_chunked.engine.exclusion import exclude
+from eds_chunked.errors import ChunkLayoutError, CountsError, MissingResultError, ParameterError, StaleResultError
+from eds_chunked.phases.rates import mean_spectra
 from eds_chunked.phases.segment import segment_phases
 from eds_chunked.phases.sums import phase_spectra
 from eds_chunked.store.conversion import convert
-from tests.decomposition_maps import ArrayReader, as_map, made_counts, with_dead
+from tests.decomposition_maps import ArrayReader, as_map, made_counts, ragged_chunks, with_dead
 
 SHAPE = (31, 47, 61)
 N_PHASES = 3
@@ -210,3 +215,107 @@ def test_wrong_counts_are_refused_and_named():
     ds = as_map(counts)
     with pytest.raises(CountsError, match="y 5, x 7, channel 11: found -3"):
         phase_spectra(ds, phases=made_phases(ds))
+
+
+# ---------------------------------------------------------------------------------------- totals, live time, means
+@settings(max_examples=8, deadline=None)
+@given(chunks=ragged_chunks(SHAPE), source=st.sampled_from(["label", "mask"]))
+def test_chunks_of_map_and_labels_do_not_matter(chunks, source):
+    counts = made_counts(SHAPE)
+    ds = as_map(counts, chunks=chunks)
+    phases = made_phases(ds)
+    lazy = phases.chunk({schema.PHASE: 2, schema.Y: chunks[1][0], schema.X: chunks[0][0]})
+    result = phase_spectra(ds, phases=lazy, source=source)
+    np.testing.assert_array_equal(result[schema.SPECTRUM], numpy_sums(counts, phases, source))
+    np.testing.assert_array_equal(result[schema.TOTAL_COUNTS], numpy_sums(counts, phases, source).sum(axis=1))
+    np.testing.assert_array_equal(result[schema.N_PIXELS], members(phases, source).sum(axis=(1, 2)))
+
+
+@pytest.mark.parametrize("source", ["label", "mask"])
+def test_pixels_that_are_left_out_add_nothing_channels_do(source):
+    counts = made_counts(SHAPE)
+    left_out = np.zeros(SHAPE[:2], bool)
+    left_out[3:20, 5:33] = True
+    ds = exclude(as_map(counts), pixels=left_out, energy=[(0.1, 0.3)])
+    phases = made_phases(ds)
+    result = phase_spectra(ds, phases=phases, source=source)
+    expected = [(counts * (own & ~left_out)[..., None]).sum(axis=(0, 1)) for own in members(phases, source)]
+    np.testing.assert_array_equal(result[schema.SPECTRUM], expected)
+    np.testing.assert_array_equal(result[schema.N_PIXELS], (members(phases, source) & ~left_out).sum(axis=(1, 2)))
+
+
+@pytest.mark.parametrize("source", ["label", "mask"])
+def test_live_time_of_each_pixel_is_summed(source):
+    counts = made_counts((67, 269, 31), dose=9)
+    ds = as_map(counts)
+    seconds = np.random.default_rng(5).gamma(3, 0.01, counts.shape[:2])
+    ds[schema.LIVE_TIMES] = ((schema.Y, schema.X), seconds)
+    phases = made_phases(ds)
+    result = phase_spectra(ds, phases=phases, source=source)
+    expected = [seconds[own].sum() for own in members(phases, source)]
+    np.testing.assert_allclose(result[schema.LIVE_TIMES], expected, rtol=1e-12)
+    rate = mean_spectra(result, per="second")
+    assert rate.attrs["units"] == "counts/s"
+    sums = numpy_sums(counts, phases, source)
+    np.testing.assert_allclose(rate, sums / np.array(expected)[:, None], rtol=1e-12)
+    np.testing.assert_allclose(mean_spectra(result), sums / members(phases, source).sum(axis=(1, 2))[:, None])
+
+
+def live_time_of(tmp_path, *, name, bins=None, **selection):
+    reader = ArrayReader(made_counts(SHAPE))
+    reader.header = replace(reader.header, live_time=14.57)
+    ds = convert(reader, tmp_path / name, **selection)
+    if bins:
+        ds = rebin(ds, **bins)
+    result = phase_spectra(ds.isel(y=slice(0, 13)), phases=made_phases(ds).isel(y=slice(0, 13)))
+    return result[schema.LIVE_TIMES] / result[schema.N_PIXELS] if schema.LIVE_TIMES in result else None
+
+
+def test_live_time_of_a_whole_acquisition_is_shared_by_its_pixels(tmp_path):
+    of_pixel = 14.57 / (31 * 47)
+    # Also of a part of the stored map, which has the live time of the whole in its attributes.
+    np.testing.assert_allclose(live_time_of(tmp_path, name="whole.zarr"), of_pixel, rtol=1e-12)
+    bins = {"y": 2, "x": 3}
+    np.testing.assert_allclose(live_time_of(tmp_path, name="b.zarr", bins=bins), 6 * of_pixel, rtol=1e-12)
+    # Of a store with a part of the acquisition nobody knows which part of its live time.
+    assert live_time_of(tmp_path, name="part.zarr", region=(slice(0, 20), slice(None))) is None
+    with pytest.warns(UserWarning, match="the bins leave out"):
+        assert live_time_of(tmp_path, name="left.zarr", rebin=(2, 2, 1)) is None
+
+
+def test_a_phase_without_pixels_has_no_mean():
+    ds = as_map(made_counts(SHAPE))
+    phases = made_phases(ds)
+    phases[schema.LABEL] = phases[schema.LABEL].where(phases[schema.LABEL] != 2, 0).astype(np.uint8)
+    mean = mean_spectra(phase_spectra(ds, phases=phases))
+    assert np.isnan(mean[1]).all()
+    assert np.isfinite(mean[[0, 2]]).all()
+
+
+def test_labels_alone_or_masks_alone_are_enough():
+    counts = made_counts(SHAPE)
+    ds = as_map(counts)
+    phases = made_phases(ds)
+    for source, other in (("label", schema.MASK), ("mask", schema.LABEL)):
+        result = phase_spectra(ds, phases=phases.drop_vars(other), source=source)
+        np.testing.assert_array_equal(result[schema.SPECTRUM], numpy_sums(counts, phases, source))
+
+
+def test_no_phase_and_labels_that_are_no_numbers_are_refused():
+    ds = as_map(made_counts(SHAPE))
+    phases = made_phases(ds)
+    with pytest.raises(ParameterError, match="phases: found no coordinate 'phase'"):
+        phase_spectra(ds, phases=phases[[schema.LABEL]])
+    with pytest.raises(ParameterError, match="'label': found dtype float32"):
+        phase_spectra(ds, phases=phases.astype(np.float32))
+
+
+def test_means_that_cannot_be_are_refused():
+    ds = as_map(made_counts(SHAPE))
+    result = phase_spectra(ds, phases=made_phases(ds))
+    with pytest.raises(MissingResultError, match="counts a second: found no 'live_time'"):
+        mean_spectra(result, per="second")
+    with pytest.raises(ParameterError, match="per: found 'grain'"):
+        mean_spectra(result, per="grain")
+    with pytest.raises(ChunkLayoutError, match="'spectrum' or 'grain_spectrum'"):
+        mean_spectra(ds)

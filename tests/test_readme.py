@@ -1,7 +1,8 @@
 """What the README tells a user to type works, on a small map.bcf that is made here.
 
 Changed before it runs: the minimum size (the map is small), the place of a second store, and the budget of calls within
-this process, which is large by now.
+this process, which is large by now. Figures of reports are made, but not printed to pictures: that would take most of the
+time, and is tested where the report is.
 """
 
 import re
@@ -13,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 
+from eds_chunked import figures
 from eds_chunked.cli import main
 from eds_chunked.synthetic import rock
 from tests import bcf_files
@@ -56,11 +59,26 @@ def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 
 
+PICTURE = figures.png(Figure(figsize=(0.1, 0.1)))
+ALONE = f"""
+from eds_chunked import figures
+from eds_chunked.cli import main
+figures.png = lambda figure: {PICTURE!r}
+main()
+"""
+
+
+@pytest.fixture
+def _small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "png", lambda figure: PICTURE)
+
+
 def test_the_readme_has_both() -> None:
     assert len(PYTHON) == 1
     assert len(COMMANDS) > 10
 
 
+@pytest.mark.usefixtures("_small_pictures")
 def test_the_commands(place: Path) -> None:
     for command in COMMANDS:
         # The second road converts another file to the name that the first one has used.
@@ -71,8 +89,7 @@ def test_the_commands(place: Path) -> None:
             words[words.index("--min-size") + 1] = "3"  # 50 pixels are a lot on a map this small
         if "--memory" in words:
             # A budget is of a whole process, and this one has run many tests.
-            program = [sys.executable, "-c", "from eds_chunked.cli import main; main()"]
-            alone = subprocess.run([*program, *words], capture_output=True, text=True)
+            alone = subprocess.run([sys.executable, "-c", ALONE, *words], capture_output=True, text=True)
             assert alone.returncode == 0, f"{command}\n{alone.stderr}"
             continue
         done = CliRunner().invoke(main, words)
@@ -81,6 +98,7 @@ def test_the_commands(place: Path) -> None:
         assert (place / name).exists(), name
 
 
+@pytest.mark.usefixtures("_small_pictures")
 def test_the_python(place: Path) -> None:
     code = PYTHON[0].replace('"map.zarr", memory', '"again.zarr", memory').replace('"map.zarr"', '"again.zarr"')
     code = code.replace("min_size=100", "min_size=3").replace(', memory="1GB"', "")

@@ -22,7 +22,13 @@ from eds_chunked.cli.output import Facts, Output, Piece, Rows, number
     default="unassigned,left out",
     help="Neighbours that make a perimeter free, such as the resin.",
 )
-@click.option("--csv", "target", type=click.Path(dir_okay=False), metavar="FILE.csv", help="Write the contacts there.")
+@click.option(
+    "--csv",
+    "target",
+    type=click.Path(dir_okay=False),
+    metavar="FILE.csv",
+    help="Write the contacts there, and FILE_surfaces.csv and FILE_inclusions.csv beside it.",
+)
 @click.option("--plot", type=click.Path(dir_okay=False), metavar="FILE.png", help="Draw the association.")
 @parameters.speaking
 def association(
@@ -53,8 +59,9 @@ def association(
         address = newest(store, parent).address
         phases = load_fresh(store, address)
         found = associated(phases if merges is None else merge_phases(phases, merges=merges), free=free)
-        if target is not None:
-            found.contacts.to_csv(target, index=False)
+        files = [] if target is None else _files(Path(target))
+        for file, table in zip(files, (found.contacts, found.surfaces, found.inclusions), strict=False):
+            table.to_csv(file, index=False)
         if plot is not None:
             from eds_chunked import figures
 
@@ -106,8 +113,9 @@ def association(
         )
     low, high = (100 * part for part in found.bias)
     straight = f"{low:+.1f} % to {high:+.1f} %, by its direction; 0 over all directions"
+    written = ", ".join(map(str, files))
     pieces.append(
-        Facts([("straight boundary", straight), ("of", address), ("written", target or ""), ("picture", plot or "")])
+        Facts([("straight boundary", straight), ("of", address), ("written", written), ("picture", plot or "")])
     )
     said: dict[str, Any] = {
         "address": address,
@@ -116,7 +124,12 @@ def association(
         "inclusions": inclusions,
         "unit": unit,
         "bias": list(found.bias),
-        "csv": target,
+        "csv": files,
         "plot": plot,
     }
     output.show(said, *pieces, brief=target or plot or address)
+
+
+def _files(contacts: Path) -> list[Path]:
+    beside = [contacts.with_name(f"{contacts.stem}_{table}{contacts.suffix}") for table in ("surfaces", "inclusions")]
+    return [contacts, *beside]

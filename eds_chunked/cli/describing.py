@@ -132,17 +132,21 @@ def bytes_on_disk(store: str) -> str:
 
 def modal_rows(table: pd.DataFrame, heading: str = "Phases") -> Rows:
     """Return the modal table for people."""
+    from eds_chunked.phases.percent import closed_percent
+
     area = next(column for column in table.columns if column.startswith("area_") and column != "area_percent")
     unit = area.removeprefix("area_")
     columns = ["phase", "pixels", *(() if unit == "px" else (f"area {unit}",)), "area %", "mask %"]
     rows = []
     # As few decimals as the area of one pixel has to have.
     places = decimals(float((table[area] / table[schema.N_PIXELS]).max()), digits=2)
-    for row in table.to_dict("records"):
+    # What is printed adds up to 100.00 as well.
+    printed = closed_percent(table[schema.N_PIXELS].tolist(), decimals=2)
+    for row, percent in zip(table.to_dict("records"), printed, strict=True):
         cells = [str(row["phase"]), f"{row[schema.N_PIXELS]:,}"]
         if unit != "px":
             cells.append(f"{row[area]:,.{places}f}")
-        rows.append([*cells, f"{row['area_percent']:.2f}", _or_dash(row["mask_percent"], 2)])
+        rows.append([*cells, f"{percent:.2f}", _or_dash(row["mask_percent"], 2)])
     return Rows(columns, rows, heading)
 
 
@@ -156,27 +160,43 @@ _COMPARED = (
 
 
 def size_pieces(table: pd.DataFrame) -> list[Piece]:
-    """Return the key columns of a comparison of grain sizes, and why phases have none."""
+    """Return the key columns of a comparison of grain sizes, why phases have none, and which have few grains."""
+    from eds_chunked.grains.statistics import ENOUGH_GRAINS
+
     unit = next(u for u in (schema.MICROMETRE, schema.UNCALIBRATED) if schema.measured("median", u) in table.columns)
     columns = [schema.PHASE, "grains", "used", "cut by\nedge", "too\nsmall"]
     columns += [name for name, _ in _COMPARED]
     columns.insert(columns.index("median"), "95 % CI")
-    rows, without = [], []
+    rows: list[list[str]] = []
+    without: list[str] = []
+    few: list[str] = []
     places = decimals(float(table[schema.measured("geometric_mean", unit)].min()))
     for row in table.to_dict("records"):
         cells = {name: _or_dash(row[schema.measured(key, unit)], places) for name, key in _COMPARED}
         low, high = (row[schema.measured(f"geometric_mean_ci_{end}", unit)] for end in ("low", "high"))
         cells["95 % CI"] = f"{low:,.{places}f}-{high:,.{places}f}" if math.isfinite(low) else "-"
         counted = [f"{row[n]:,}" for n in ("n_grains", "n_used", "n_edge_excluded", "n_small_excluded")]
-        rows.append([str(row[schema.PHASE]), *counted, *(cells[name] for name in columns[5:])])
+        rows.append([row["name"], *counted, *(cells[name] for name in columns[5:])])
         if row["reason"]:
-            without.append(str(row[schema.PHASE]))
+            without.append(row["name"])
+        elif not row["enough_grains"]:
+            few.append(row["name"])
     heading = f"Grain sizes (apparent diameters, {unit if unit == schema.MICROMETRE else 'pixels'})"
     pieces: list[Piece] = [Rows(columns, rows, heading)]
     if without:
-        phases = f"phase {without[0]}" if len(without) == 1 else f"phases {', '.join(without)}"
-        pieces.append(Note(f"No averages for {phases}: too few usable grains."))
+        pieces.append(Note(f"No averages for {_phases(without)}: too few usable grains."))
+    if few:
+        pieces.append(
+            Note(
+                f"Fewer than {ENOUGH_GRAINS} grains of {_phases(few)}: averages of a log-normal population may be off "
+                "by more than 4 %."
+            )
+        )
     return pieces
+
+
+def _phases(names: list[str]) -> str:
+    return f"phase {names[0]}" if len(names) == 1 else f"phases {', '.join(names)}"
 
 
 def statistics_rows(table: pd.DataFrame, heading: str) -> Rows:

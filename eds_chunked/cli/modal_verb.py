@@ -20,6 +20,8 @@ from eds_chunked.cli.output import Facts, Note, Output, Rows, number
     metavar="FILE.csv",
     help="Columns phase and density_g_cm3, for weight %.",
 )
+@click.option("--blocks", type=int, metavar="N", default=25, help="Blocks of the map that the interval is drawn from.")
+@click.option("--seed", type=int, metavar="N", default=0, help="What they are drawn with.")
 @click.option("--csv", "target", type=click.Path(dir_okay=False), metavar="FILE.csv", help="Write the table there.")
 @parameters.speaking
 def modal(
@@ -28,12 +30,14 @@ def modal(
     parent: str,
     merges: dict[str, list[int]] | None,
     densities: str | None,
+    blocks: int,
+    seed: int,
     target: str | None,
 ) -> None:
     """Print the area of every phase, and its weight.
 
-    Areas add up to 100 % with what is unassigned, mixed or left out. The 95 % interval is a bootstrap of blocks of the
-    map. Nothing is saved in the store; phases can be merged and named for this table.
+    Areas add up to 100 % with what is unassigned, mixed or left out, as printed and in the file. The 95 % interval is a
+    bootstrap of blocks of the map. Nothing is saved in the store; phases can be merged and named for this table.
 
     \b
     Example:
@@ -42,14 +46,16 @@ def modal(
     """
     from eds_chunked.cli.describing import modal_rows
     from eds_chunked.phases.densities import DENSITY_COLUMN
-    from eds_chunked.phases.modal import modal_table
+    from eds_chunked.phases.modal import INTERVAL, modal_table
     from eds_chunked.phases.naming import merge_phases
+    from eds_chunked.phases.percent import closed_percent
     from eds_chunked.store.results import load_fresh, newest
 
     with output.working():
         address = newest(store, parent).address
         phases = load_fresh(store, address)
-        table = modal_table(phases if merges is None else merge_phases(phases, merges=merges), densities=densities)
+        chosen = phases if merges is None else merge_phases(phases, merges=merges)
+        table = modal_table(chosen, densities=densities, blocks=blocks, seed=seed)
         if target is not None:
             table.to_csv(target, index=False)
     plain = modal_rows(table)
@@ -61,9 +67,14 @@ def modal(
     notes: list[Note] = []
     if densities is not None:
         columns += ["g/cm3", "weight %"]
+        weighed = table["weight_percent"].dropna()
+        weights = dict.fromkeys(table.index, "-")
+        if len(weighed):
+            printed = closed_percent(weighed.tolist(), decimals=2)
+            weights |= {row: f"{percent:.2f}" for row, percent in zip(weighed.index, printed, strict=True)}
         rows = [
-            [*row, number(density), number(weight)]
-            for row, density, weight in zip(rows, table[DENSITY_COLUMN], table["weight_percent"], strict=True)
+            [*row, number(density), weight]
+            for row, density, weight in zip(rows, table[DENSITY_COLUMN], weights.values(), strict=True)
         ]
         reasons = [
             f"{name}: {reason}."
@@ -71,6 +82,6 @@ def modal(
             if reason
         ]
         notes = [Note("No weight of " + " ".join(reasons))] if reasons else []
-    said: dict[str, Any] = {"address": address, "modal": table, "csv": target}
-    where = Facts([("of", address), ("written", target or "")])
+    said: dict[str, Any] = {"address": address, "modal": table, INTERVAL: table.attrs[INTERVAL], "csv": target}
+    where = Facts([("interval", table.attrs[INTERVAL]), ("of", address), ("written", target or "")])
     output.show(said, Rows(columns, rows, plain.heading), *notes, where, brief=target or address)

@@ -98,12 +98,10 @@ def number_or_rule(text: str) -> int | float | str:
     return text
 
 
-def thresholds(text: str) -> str | list[float]:
-    """Read a number a component between commas, or the name of a rule."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        return text
+def thresholds(text: str) -> int | float | str | list[int | float | str]:
+    """Read a number or the name of a rule for all components, or one a component between commas."""
+    given = [number_or_rule(part.strip()) for part in text.split(",")]
+    return given[0] if len(given) == 1 else given
 
 
 def options(*decorators: Callable[[Verb], Verb]) -> Callable[[Verb], Verb]:

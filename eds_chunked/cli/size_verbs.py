@@ -12,6 +12,8 @@ from eds_chunked.cli import parameters
 from eds_chunked.cli.output import Facts, Note, Output, Piece, Rows
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from eds_chunked.grains.stereology import UnfoldedSizes
 
 
@@ -51,6 +53,13 @@ if TYPE_CHECKING:
     help="Reading of the method: as that toolbox, or spheres per volume.",
 )
 @click.option("--up-to", type=float, metavar="D", help="With --stereology: give the volume in spheres up to D.")
+@click.option(
+    "--csv",
+    "target",
+    type=click.Path(dir_okay=False),
+    metavar="FILE.csv",
+    help="Write the table there, with --stereology that of the classes.",
+)
 @click.option("--plot", type=click.Path(dir_okay=False), metavar="FILE.png", help="Draw a figure.")
 @click.option(
     "--kind",
@@ -61,7 +70,7 @@ if TYPE_CHECKING:
 @parameters.options(parameters.came_from(schema.GRAINS))
 @parameters.speaking
 def sizes(output: Output, what: str, phase: int | None, parent: str, stereology: str | None, **given: Any) -> None:
-    """Describe the sizes of grains of a store or a text file.
+    """Describe grain sizes of a store or of a text file.
 
     Averages with confidence intervals, spread, classes and density. Of a store, compare its phases, or describe one
     with --phase. Of a text file, one diameter a line. Diameters are apparent: of sections through grains. Grains that
@@ -97,7 +106,7 @@ def sizes(output: Output, what: str, phase: int | None, parent: str, stereology:
     describe(output, read_diameters(what), what, unit=diameter_unit(what), **given)
 
 
-_COMPARED_BY = ("bandwidth", "precision", "boundary_width_um", "include_edge", "min_pixels")
+_COMPARED_BY = ("bandwidth", "precision", "boundary_width_um", "include_edge", "min_pixels", "target")
 
 
 def _is_text(what: str) -> bool:
@@ -113,14 +122,26 @@ def _only_with(met: bool, names: tuple[str, ...], condition: str) -> None:
             raise click.UsageError(f"--{name.replace('_', '-')} needs {condition}", context)
 
 
-def _compare(output: Output, store: str, parent: str, **given: Any) -> None:
+def _compare(output: Output, store: str, parent: str, *, target: str | None, **given: Any) -> None:
     from eds_chunked.cli.describing import size_pieces
     from eds_chunked.grains.statistics import compare_phases
     from eds_chunked.store.results import load_fresh, newest
 
     address = newest(store, parent).address
     table = compare_phases(load_fresh(store, address), **given)
-    output.show({"address": address, "grain_sizes": table}, *size_pieces(table), brief=address)
+    _write(table, target)
+    where = Facts([("of", address), ("written", target or "")])
+    said = {"address": address, "grain_sizes": table, "csv": target}
+    output.show(said, *size_pieces(table), where, brief=target or address)
+
+
+def _write(table: pd.DataFrame, target: str | None) -> None:
+    if target is not None:
+        table.to_csv(target, index=False)
+
+
+def _written(target: str | None, plot: str | None) -> list[Facts]:
+    return [Facts([("written", target or ""), ("picture", plot or "")])] if target or plot else []
 
 
 def _describe(
@@ -132,6 +153,7 @@ def _describe(
     kind: str,
     unfolding: str,
     up_to: float | None,
+    target: str | None,
     **given: Any,
 ) -> None:
     from eds_chunked.cli.describing import statistics_rows
@@ -139,15 +161,15 @@ def _describe(
 
     with output.working():
         statistics = grain_size_statistics(diameters, **given)
+        _write(statistics.table(), target)
         if plot is not None:
             from eds_chunked import figures
 
             figures.save(statistics.plot(kind), Path(plot))
     pieces: list[Piece] = [statistics_rows(statistics.table(), heading)]
-    if plot is not None:
-        pieces.append(Facts([("picture", plot)]))
+    pieces += _written(target, plot)
     brief = f"{statistics.geometric_mean:.6g} {statistics.unit}"
-    output.show({**statistics.to_dict(), "plot": plot}, *pieces, brief=plot or brief)
+    output.show({**statistics.to_dict(), "csv": target, "plot": plot}, *pieces, brief=target or plot or brief)
 
 
 def _unfold(
@@ -160,6 +182,7 @@ def _unfold(
     unfolding: str,
     up_to: float | None,
     plot: str | None,
+    target: str | None,
     **given: Any,
 ) -> None:
     from eds_chunked.cli.describing import statistics_rows
@@ -172,6 +195,7 @@ def _unfold(
         fit = two_step_stereology(diameters, method=unfolding, **given) if stereology == "two-step" else None
         unfolded = fit.unfolded if fit else saltykov(diameters, method=unfolding, **given)
         volume = None if up_to is None else unfolded.volume_fraction(up_to)
+        _write(unfolded.table(), target)
         if plot is not None:
             from eds_chunked import figures
 
@@ -182,16 +206,22 @@ def _unfold(
         said = f"{volume.percent:.2f} % ({volume.low:.0f}-{volume.high:.0f} % with other readings of the method)"
         pieces.append(Facts([(f"volume up to {volume.diameter:g} {unfolded.unit}", said)]))
     pieces.append(Note(f"Assumed: {'; '.join((fit or unfolded).assumptions)}."))
-    if plot is not None:
-        pieces.append(Facts([("picture", plot)]))
-    facts = {**(fit or unfolded).to_dict(), "volume_fraction": None if volume is None else vars(volume), "plot": plot}
-    output.show(facts, *pieces, brief=plot or f"{unfolded.n_classes} classes of {unfolded.class_width:.6g}")
+    pieces += _written(target, plot)
+    facts: dict[str, Any] = {
+        **(fit or unfolded).to_dict(),
+        "volume_fraction": None if volume is None else vars(volume),
+        "csv": target,
+        "plot": plot,
+    }
+    brief = f"{unfolded.n_classes} classes of {unfolded.class_width:.6g}"
+    output.show(facts, *pieces, brief=target or plot or brief)
 
 
 def _class_rows(unfolded: UnfoldedSizes, heading: str) -> Rows:
+    low, high = (schema.measured(end, unfolded.unit) for end in ("from", "to"))
     rows = [
         [
-            f"{row['from']:,.3f}-{row['to']:,.3f}",
+            f"{row[low]:,.3f}-{row[high]:,.3f}",
             f"{row['frequency_percent']:.2f}",
             f"{row['volume_percent']:.2f}",
             f"{row['volume_low_percent']:.0f}-{row['volume_high_percent']:.0f}",

@@ -21,7 +21,7 @@ _NO_JOURNAL = (
 
 @click.command()
 @click.argument("store", metavar="STORE")
-@click.argument("target", metavar="FILE.hspy|OUT.zarr|RESULT.npz")
+@click.argument("target", metavar="FILE.hspy|OUT.zarr|RESULT.npz|SPECTRA.msa|SPECTRA.csv")
 @click.option(
     "--codec",
     type=click.Choice(["zstd", "lz4", "counts"]),
@@ -30,21 +30,42 @@ _NO_JOURNAL = (
     show_default="zstd",
 )
 @click.option(
-    "--from", "parent", metavar="STEP/RUN", help="Result that goes into RESULT.npz.", show_default="the last nmf"
+    "--from",
+    "parent",
+    metavar="STEP/RUN",
+    help="Result that goes into RESULT.npz, or spectra.",
+    show_default="the last nmf, the last spectra",
+)
+@click.option(
+    "--numbers",
+    type=parameters.whole_numbers,
+    metavar="N,M,..",
+    help="Phases or grains whose spectra are written.",
+    show_default="all",
+)
+@click.option(
+    "--per",
+    type=click.Choice(["pixel", "second"]),
+    metavar="pixel|second",
+    help="Write counts a pixel, or a second of live time.",
+    show_default="counts",
 )
 @parameters.options(parameters.overwrite, parameters.memory)
 @parameters.speaking
 def export(output: Output, store: str, target: str, **given: Any) -> None:
-    """Write a store for other software: HyperSpy, or any Zarr.
+    """Write a store, or results, for other software.
 
     FILE.hspy gets the map. OUT.zarr, or a URL, gets a copy of the store with images and results, whose counts are
-    read where this package is not installed. RESULT.npz gets a PCA or NMF as HyperSpy's learning results.
+    read where this package is not installed. RESULT.npz gets a PCA or NMF as HyperSpy's learning results. Summed
+    spectra of phases or grains go into an EMSA/MSA file each, SPECTRA_1.msa and so on, or into one .csv.
 
     \b
     Example:
       eds-chunked export map.zarr map.hspy
       eds-chunked export map.zarr shared.zarr --codec zstd
       eds-chunked export map.zarr k4.npz --from nmf/k4
+      eds-chunked export map.zarr k4.msa --from spectra/k4
+      eds-chunked export map.zarr grains.csv --from grain_spectra/k4 --numbers 3,17 --per pixel
     """
     from eds_chunked.memory import format_size
     from eds_chunked.store.backend import stored_bytes
@@ -52,6 +73,15 @@ def export(output: Output, store: str, target: str, **given: Any) -> None:
 
     with output.working():
         place = export_step(store, target, **given)
+    if isinstance(place, list):
+        size = sum(file.stat().st_size for file in place)
+        files = ", ".join(map(str, place if len(place) < 4 else [place[0], "...", place[-1]]))
+        output.show(
+            {"files": place, "bytes": size, "seconds": output.seconds},
+            Facts([("files", files), ("size", format_size(size)), ("took", output.effort())]),
+            brief="\n".join(map(str, place)),
+        )
+        return
     is_store = isinstance(place, str) or place.is_dir()
     size = stored_bytes(place) if isinstance(place, str) or place.is_dir() else place.stat().st_size
     output.show(

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--min-size",
-    type=click.IntRange(min=0),
-    metavar="PIXELS",
-    help="Pixels of the smallest object.",
+    type=parameters.number_or_rule,
+    metavar="PIXELS|AREAum2",
+    help="Smallest object that stays: pixels, or an area such as 50um2.",
     show_default="100, or a thousandth of a small map",
 )
 @click.option(
@@ -48,7 +48,14 @@ if TYPE_CHECKING:
     help="Where pictures and tables go.",
     show_default="STORE-results",
 )
-@parameters.options(parameters.energy, parameters.pick, parameters.overwrite, parameters.memory, parameters.calibration)
+@parameters.options(
+    parameters.merges,
+    parameters.energy,
+    parameters.pick,
+    parameters.overwrite,
+    parameters.memory,
+    parameters.calibration,
+)
 @parameters.speaking
 def run(
     output: Output,
@@ -68,6 +75,7 @@ def run(
     Example:
       eds-chunked run map.bcf map.zarr
       eds-chunked run map.rpl map.zarr --memory 1GB --phases 4 --pixel-size 2.5 --zero-peak auto
+      eds-chunked run map.bcf again.zarr --phases 5 --min-size 50um2 --merge feldspar=2,5
     """
     from eds_chunked.readers import open_source
 

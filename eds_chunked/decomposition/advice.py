@@ -43,6 +43,8 @@ class ComponentAdvice:
         Components whose explained variance ratio is above it, or None.
     n_known
         Components whose explained variance is known, and so the most that ``n_critical`` can be.
+    remedy
+        What to type where the rule does not hold, if a PCA made in another way would have it.
     """
 
     n_components: int | None
@@ -54,16 +56,19 @@ class ComponentAdvice:
     critical_variance: float | None = None
     n_critical: int | None = None
     n_known: int = 0
+    remedy: str = ""
 
     def decided(self) -> int:
         """Return the number by the noise edge; raise ParameterError where that rule does not hold."""
         if self.n_components is None:
             elbow = "" if self.elbow is None else f" (the elbow of the explained variance says {self.elbow})"
+            first = f"{self.remedy}; or " if self.remedy else ""
+            k = self.elbow or 4
             raise ParameterError(
                 "number of components",
                 found=f"none given, and no noise edge: {self.refused}",
-                expected="a number, or a PCA of integer counts with noise='poisson', solver='gram'",
-                fix=f"give it yourself: nmf --components {self.elbow or 4}, run --phases {self.elbow or 4}{elbow}",
+                expected="a number, or a PCA of integer counts, Poisson-scaled and not centred",
+                fix=f"{first}give it yourself: nmf --components {k}, run --phases {k}{elbow}",
             )
         return self.n_components
 
@@ -72,7 +77,8 @@ class ComponentAdvice:
 
     def _noise(self) -> str:
         if self.n_components is None:
-            return f"The noise edge says nothing here: {self.refused}."
+            remedy = f" ({self.remedy})" if self.remedy else ""
+            return f"The noise edge says nothing here: {self.refused}{remedy}."
         if self.last_ratio <= CLEAR:
             return (
                 f"Nothing rises clearly above the counting noise, and {self.n_components} component is the least there "
@@ -115,7 +121,8 @@ def advise_components(pca: xr.Dataset, *, critical_variance: float | None = None
     Parameters
     ----------
     pca
-        Result of :func:`eds_chunked.pca`. The noise edge needs the exact solver and Poisson scaling of integer counts.
+        Result of :func:`eds_chunked.pca`. The noise edge needs Poisson scaling of integer counts that are not centred,
+        and of the randomized solver one component more than there is signal.
     critical_variance
         Share of the variance, between 0 and 1, above which a component is to count; default: that which the PCA was
         saved with, if any.
@@ -136,16 +143,18 @@ def advise_components(pca: xr.Dataset, *, critical_variance: float | None = None
         critical_variance = pca.attrs.get(schema.PARAMETERS, {}).get(CRITICAL_VARIANCE)
     critical = None if critical_variance is None else check_critical_variance(critical_variance)
     n_clear, n_borderline, last, following = _above_the_edge(pca)
+    refused, remedy = ("", "") if n_clear is not None else _why_no_edge(pca)
     return ComponentAdvice(
         n_clear,
         n_borderline,
         last,
         following,
-        refused="" if n_clear is not None else _why_no_edge(pca),
+        refused=refused,
         elbow=elbow_of_variance(pca),
         critical_variance=critical,
         n_critical=None if critical is None else int(np.sum(explained > critical)),
         n_known=len(explained),
+        remedy=remedy,
     )
 
 
@@ -176,18 +185,35 @@ def _above_the_edge(pca: xr.Dataset) -> tuple[int | None, int, float, float]:
         return None, 0, math.nan, math.nan
     ratios = pca[schema.NOISE_RATIO].values
     ratios = ratios[np.isfinite(ratios)]
-    n_clear = max(1, int(np.sum(ratios > CLEAR)))
+    above = int(np.sum(ratios > CLEAR))
+    if above == pca.sizes[schema.RANK] and _has_few(pca):
+        return None, 0, math.nan, math.nan
+    n_clear = max(1, above)
     n_borderline = max(0, int(np.sum(ratios > 1)) - n_clear)
     at = [*ratios, *(0.0, 0.0)]
     return n_clear, n_borderline, float(at[n_clear - 1]), float(at[n_clear])
 
 
-def _why_no_edge(pca: xr.Dataset) -> str:
+def _has_few(pca: xr.Dataset) -> bool:
+    """Tell whether there are more eigenvalues than those that are known."""
+    return schema.FACTORS in pca and pca.sizes[schema.RANK] < _n_channels(pca)
+
+
+def _n_channels(pca: xr.Dataset) -> int:
+    """Return the number of channels that were analysed."""
+    return int(np.count_nonzero(np.isfinite(pca[schema.FACTORS].values[0])))
+
+
+def _why_no_edge(pca: xr.Dataset) -> tuple[str, str]:
+    """Return why the rule does not hold, and what to type for a PCA where it does."""
     parameters = pca.attrs.get(schema.PARAMETERS, {})
     if parameters.get("noise", POISSON) != POISSON:
-        return "it holds for Poisson-scaled counts, and these were not scaled"
+        return "it holds for Poisson-scaled counts, and these were not scaled", "pca --noise poisson"
     if is_centred(pca):
-        return "it holds for a PCA that is not centred"
-    if parameters.get("solver", "gram") != "gram":
-        return f"it needs all eigenvalues, and the solver {parameters['solver']} has a few"
-    return "it holds for whole numbers of counts, and these are not"
+        # The incremental solver cannot but centre.
+        remedy = "pca --solver gram" if parameters.get("solver") == "incremental" else "pca, without --centre"
+        return "it holds for a PCA that is not centred", remedy
+    if schema.NOISE_RATIO in pca:
+        kept = pca.sizes[schema.COMPONENT]
+        return f"all {kept} components are above it", f"pca --components {min(2 * kept, _n_channels(pca))}"
+    return "it holds for whole numbers of counts, and these are not", ""

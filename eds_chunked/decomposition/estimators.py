@@ -136,7 +136,7 @@ def decompose(
     if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
         raise ParameterError("seed", found=seed, expected="0 to 2**32 - 1", fix="seed=0")
     run = schema.check_run_name(type(estimator).__name__.lower() if name is None else name)
-    blocks = blocks_of(ds)
+    blocks = blocks_of(ds, memory=memory)
     with _naming(estimator, "clone"):
         estimator = clone(estimator)
     said = schema.text(repr(estimator))

@@ -25,7 +25,7 @@ class PrincipalFit(NamedTuple):
     """A fitted PCA. ``projector`` (channels, components) turns counts into loadings.
 
     Of a centred one ``mean`` (channels,) is the mean spectrum, in counts, and ``shift`` (components,) its projection:
-    both are to be taken off times the root of the pixel's counts.
+    both are to be taken off times the root of the pixel's counts. ``mean_variance`` is the square of the scaled mean.
     """
 
     factors: Array
@@ -36,6 +36,7 @@ class PrincipalFit(NamedTuple):
     noise_ratio: Array | None
     mean: Array | None = None
     shift: Array | None = None
+    mean_variance: float | None = None
 
 
 def exact_need(blocks: Blocks) -> Need:
@@ -122,6 +123,7 @@ def principal_fit(
         noise_ratio=noise_ratio,
         mean=None if mean is None else mean * root,
         shift=None if mean is None else mean @ vectors,
+        mean_variance=None if mean is None else float(mean @ mean),
     )
 
 

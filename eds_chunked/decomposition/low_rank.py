@@ -88,17 +88,22 @@ def model_part(result: xr.Dataset, components: Sequence[int] | None) -> xr.Datas
             fix=f"components={known[:2]}",
         )
     part = result.sel({schema.COMPONENT: chosen})
-    return part if schema.MEAN_SPECTRUM not in result else _with_mean(part)
+    return with_mean(part)
 
 
-def _with_mean(part: xr.Dataset) -> xr.Dataset:
-    """Put the mean of a centred result before its components, as component 0: the model is a product again."""
+def with_mean(part: xr.Dataset) -> xr.Dataset:
+    """Put the mean of a centred result before its components, as component 0: the model is a product again.
+
+    A result that is not centred, or does not know its mean, stays as it is.
+    """
+    if schema.MEAN_SPECTRUM not in part:
+        return part
     mean = {schema.FACTORS: schema.MEAN_SPECTRUM, schema.LOADINGS: schema.MEAN_LOADING}
     both = {
         name: xr.concat([part[its_mean].expand_dims({schema.COMPONENT: [0]}), part[name]], schema.COMPONENT)
         for name, its_mean in mean.items()
     }
-    return part.drop_dims(schema.COMPONENT).assign(both)
+    return part.drop_dims(schema.COMPONENT).drop_vars(mean.values()).assign(both)
 
 
 def _product(loadings: Array, factors: Array) -> Array:

@@ -34,6 +34,20 @@ def noise_edge(n_pixels: int, n_channels: int) -> float:
     return float((s**2 + _TRACY_WIDOM_99 * width) / n_pixels)
 
 
+def kept_channels(counts: Array, weighted: Array, n_pixels: int) -> Array:
+    """Return the indices of the channels that the rule looks at; none if fewer than two pixels or channels are left.
+
+    Parameters
+    ----------
+    counts, weighted
+        Of each channel the sum of X_ij, and of X_ij / a_i, over pixels that are not too faint.
+    n_pixels
+        Number of those pixels.
+    """
+    keep = np.flatnonzero((counts >= CHANNEL_FLOOR) & (weighted > 0))
+    return keep if len(keep) >= 2 and n_pixels >= 2 else keep[:0]
+
+
 def unit_noise(gram: Array, sums: GramSums) -> Array:
     """Return the Gram matrix of the counts scaled so that the noise of every channel is 1.
 
@@ -53,8 +67,8 @@ def unit_noise(gram: Array, sums: GramSums) -> Array:
     -------
     float64 (channels left, channels left); empty if fewer than two pixels or channels are left.
     """
-    keep = np.flatnonzero((sums.channel - sums.faint_channel >= CHANNEL_FLOOR) & (sums.weighted > 0))
-    if len(keep) < 2 or sums.n_bright < 2:
+    keep = kept_channels(sums.channel - sums.faint_channel, sums.weighted, sums.n_bright)
+    if len(keep) == 0:
         return np.empty((0, 0))
     scaled: Array = gram[np.ix_(keep, keep)] - sums.faint[keep][:, keep].toarray()
     root = np.sqrt(sums.weighted[keep])

@@ -18,7 +18,7 @@ from eds_chunked.decomposition.result import check_n_components, template, varia
 from eds_chunked.decomposition.scaling import POISSON, check_noise
 from eds_chunked.decomposition.solver_cost import choose_solver
 from eds_chunked.engine.blocks import Blocks, blocks_of
-from eds_chunked.engine.dose import filled_channels
+from eds_chunked.engine.dose import filled_channels, mean_filled
 from eds_chunked.engine.lanes import run_pass
 from eds_chunked.engine.output import begin_result, empty_maps
 from eds_chunked.errors import ParameterError
@@ -62,12 +62,13 @@ def pca(
     noise
         ``"poisson"`` scales as Keenan & Kotula; None takes the counts as they are.
     solver
-        ``"gram"`` is exact, and the only one with all eigenvalues and ``noise_ratio``. ``"randomized"`` finds the
-        leading components in 5 to 40 passes, without a channels x channels matrix: explained variances to 1e-6 above
-        the noise edge (everywhere, where the counts are not Poisson-scaled integers) and 2 % below it; components that
-        have not settled by then are named in a warning. ``"incremental"`` is scikit-learn's IncrementalPCA, approximate
-        and always centred. ``"auto"`` compares the time that gram and randomized would take and prefers gram up to half
-        a minute, up to 8192 channels. The parameters of the result say which it was, and why.
+        ``"gram"`` is exact, and the only one with all eigenvalues. ``"randomized"`` finds the leading components in 7
+        to 40 passes, without a channels x channels matrix: explained variances to 1e-6 above the noise edge
+        (everywhere, where the counts are not Poisson-scaled integers) and 2 % below it, ``noise_ratio`` of the leading
+        ones to 1e-4 and 2 %; what has not settled by then is named in a warning. ``"incremental"`` is scikit-learn's
+        IncrementalPCA, approximate and always centred. ``"auto"`` compares the time that gram and randomized would take
+        and prefers gram up to half a minute, up to 8192 channels. The parameters of the result say which it was, and
+        why.
     centre
         Take the mean spectrum of the scaled counts off first, as scikit-learn's PCA does. The trivial first component,
         which is close to it, then is missing. The result keeps the mean, and :func:`reconstruct` adds it.
@@ -81,11 +82,11 @@ def pca(
     Returns
     -------
     Dataset with ``factors`` (component, energy) and ``loadings`` (component, y, x; float32, lazy) such that counts are
-    about loadings . factors (and the mean of a centred PCA, ``mean_loading`` (y, x) times ``mean_spectrum`` (energy)),
-    ``explained_variance`` (S^2/N), ``explained_variance_ratio`` (of the true total), ``eigenvalues`` (S^2/N, whole
-    spectrum with the exact solver) and, for scaled integer counts that are not centred, with the exact solver,
-    ``noise_ratio``. The entry of largest magnitude of a factor is positive. Factors are NaN in channels that are left
-    out, loadings in such pixels; N is the number of the others.
+    about loadings . factors (and the mean of a centred PCA, ``mean_loading`` (y, x) times ``mean_spectrum`` (energy),
+    with ``mean_variance``, its S^2/N), ``explained_variance`` (S^2/N), ``explained_variance_ratio`` (of the true
+    total), ``eigenvalues`` (S^2/N, whole spectrum with the exact solver) and, for scaled integer counts that are not
+    centred, ``noise_ratio`` (of as many). The entry of largest magnitude of a factor is positive. Factors are NaN in
+    channels that are left out, loadings in such pixels; N is the number of the others.
 
     Raises
     ------
@@ -106,12 +107,12 @@ def pca(
         raise ParameterError("solver", found=repr(solver), expected=f"one of {', '.join(SOLVERS)}", fix="solver='auto'")
     schema.check_run_name(name)
     n_components = check_n_components(n_components, ds)
-    blocks = blocks_of(ds)
+    blocks = blocks_of(ds, memory=memory)
     chosen, because = str(solver), None
     if solver == "auto":
-        # By the map alone: a budget may refuse the work, but never change the answer.
-        filled = filled_channels(ds, blocks)
-        chosen, because = choose_solver(blocks.n_used, blocks.n_channels, filled, n_components)
+        # By the counts alone: a budget may refuse the work, but never change the answer, and a survey is not always
+        # there, nor is it of the part that is analysed.
+        chosen, because = choose_solver(blocks.n_used, blocks.n_channels, mean_filled(blocks), n_components)
         _log.info("pca: solver %s, for %s", chosen, because)
     how = plan(_need(chosen, ds, blocks, n_components), memory=memory)
     if chosen == "incremental":
@@ -136,6 +137,7 @@ def pca(
     if fit.mean is not None:
         result[schema.MEAN_SPECTRUM] = variable(schema.MEAN_SPECTRUM, blocks.spread(fit.mean))
         result[schema.MEAN_LOADING] = variable(schema.MEAN_LOADING, empty_maps(blocks, 1)[0])
+        result[schema.MEAN_VARIANCE] = variable(schema.MEAN_VARIANCE, np.array(fit.mean_variance))
     draft = begin_result(ds, schema.PCA, name, result, parameters, blocks)
     work = _projection(draft, fit, poisson=noise == POISSON)
     run_pass(blocks.of_all_pixels() if project_excluded else blocks, work, np.add, plan=how)

@@ -95,7 +95,7 @@ def residual(
     _check_same_map(ds, result)
     run = schema.check_run_name(str(result.attrs.get(schema.RUN, "main")))
     ds = _without_channels(ds, np.isfinite(part[schema.FACTORS].values).all(axis=0))
-    blocks = blocks_of(ds)
+    blocks = blocks_of(ds, memory=memory)
     factors = part[schema.FACTORS].values.astype(np.float64)
     model = _Model(part[schema.LOADINGS].data, factors if blocks.channels is None else factors[:, blocks.channels])
     how = plan(_need(blocks, model), memory=memory)

@@ -8,13 +8,13 @@ MOST_CHANNELS_OF_GRAM = 8192
 """At this many the matrix is 0.5 GB, and its eigenvalues take minutes."""
 
 WORTH_WAITING = 30.0
-"""Seconds that the whole eigenvalue spectrum and the noise edge, which only the exact solver has, are worth."""
+"""Seconds that the whole eigenvalue spectrum, which only the exact solver has, is worth."""
 
 # Seconds of one processor: a non-zero value (measured at 18 to 1500 counts a pixel, 1981 channels), and all
 # eigenvalues of two matrices of 2048 channels.
 _READ, _GRAM, _PRODUCT = 1e-8, 5e-8, 5e-10
 _EIGENVALUES = 1.3
-_PASSES = 15
+_PASSES = 17
 
 
 def choose_solver(n_pixels: int, n_channels: int, filled: float, n_components: int) -> tuple[str, str]:

@@ -257,10 +257,11 @@ class Blocks:
         return counts
 
 
-def blocks_of(ds: xr.Dataset) -> Blocks:
+def blocks_of(ds: xr.Dataset, *, memory: str | int | None = None) -> Blocks:
     """Return the counts of ``ds`` as blocks; ``ds`` may be any selection or transformation of a map.
 
-    What its coordinates ``analysed_pixel`` and ``analysed_channel`` leave out is not among them.
+    What its coordinates ``analysed_pixel`` and ``analysed_channel`` leave out is not among them. Counts that are
+    computed first are so within the budget ``memory`` of the step.
 
     Raises
     ------
@@ -268,6 +269,8 @@ def blocks_of(ds: xr.Dataset) -> Blocks:
         ``counts`` is missing or has other dimensions.
     ParameterError
         The selection is empty, or all of it is left out.
+    MemoryBudgetError
+        Counts must be computed first, and the budget is too small for that.
     """
     require(ds, COUNTS)
     counts = ds[COUNTS]
@@ -289,6 +292,6 @@ def blocks_of(ds: xr.Dataset) -> Blocks:
         return Blocks(ArraySource(array, tile_shape(array.shape[2])), (0, 0, 0), array.shape, pixels, channels)
     window = find_window(counts.data)
     if window is None:
-        source = stage(counts.data)
+        source = stage(counts.data, memory=memory)
         window = Window(source, (0, 0, 0), source.shape)
     return Blocks(window.source, window.start, window.stop, pixels, channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import xarray as xr
 
 from eds_chunked import schema
 from eds_chunked.engine.blocks import Blocks
+from eds_chunked.kernels.sparse import Csr
 
 Array = np.ndarray[Any, Any]
 
@@ -33,13 +35,23 @@ def mean_counts(blocks: Blocks) -> float:
 
     Not from the survey: what a map is analysed like must not depend on whether it came with one.
     """
+    return _mean(blocks, lambda counts: float(counts.value.sum(dtype=np.float64)))
+
+
+def mean_filled(blocks: Blocks) -> float:
+    """Return about the mean number of analysed channels of an analysed pixel that are not zero, of the same blocks."""
+    return _mean(blocks, lambda counts: counts.value.size)
+
+
+def _mean(blocks: Blocks, quantity: Callable[[Csr], float]) -> float:
+    """Return the mean over the pixels of a few blocks, of which one is held at a time."""
     lanes = blocks.lanes()
-    counts, pixels = 0.0, 0
+    total, pixels = 0.0, 0
     for number in np.unique(np.linspace(0, len(lanes) - 1, _BLOCKS_LOOKED_AT).round().astype(int)):
         first = next(blocks.read(lanes[number])).analysed_counts
-        counts += float(first.value.sum(dtype=np.float64))
+        total += quantity(first)
         pixels += first.n_pixels
-    return counts / max(1, pixels)
+    return total / max(1, pixels)
 
 
 def _mean_spectrum(ds: xr.Dataset) -> Array | None:

@@ -8,18 +8,18 @@ of threads or workers. At most as many lanes run at once as the memory budget al
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import dask
 import zarr
 
 from eds_chunked import progress
 from eds_chunked.engine.blocks import Block, Blocks, Lane
+from eds_chunked.engine.scheduling import scheduler, zarr_limits
 from eds_chunked.memory import Plan
 
 T = TypeVar("T")
@@ -29,32 +29,55 @@ _tickers: dict[int, Callable[[int], None]] = {}
 _ticker_ids = count()
 
 
-def run_pass(blocks: Blocks, work: Work[T], join: Callable[[T, T], T], *, plan: Plan) -> T:
+@runtime_checkable
+class OfLane(Protocol):
+    """Work that knows maps, of which a task needs the pixels of its lane."""
+
+    def of_lane(self, lane: Lane) -> Any:
+        """Return the work of one lane."""
+        ...
+
+
+def run_pass(
+    blocks: Blocks,
+    work: Work[T],
+    join: Callable[[T, T], T],
+    *,
+    plan: Plan,
+    lanes: Sequence[Lane] | None = None,
+) -> T:
     """Read every block once: ``work`` turns the blocks of a lane into a result, ``join`` adds two results.
 
-    ``join`` must return a new object: a cluster may run it again after a worker is lost.
+    ``join`` must return a new object: a cluster may run it again after a worker is lost. ``lanes`` cut the selection in
+    another way than into squares.
     """
-    lanes = blocks.lanes()
+    lanes = blocks.lanes() if lanes is None else lanes
     ticker = next(_ticker_ids)
     delayed: Any = dask.delayed
-    lane_task = delayed(_run_lane, pure=False, traverse=False)
     join_task = delayed(join, pure=False, traverse=False)
-    with progress.step(plan.need.what, blocks.n_pixels) as done, zarr.config.set(_zarr_limits(plan.workers)):
+    with progress.step(plan.need.what, blocks.n_pixels) as done, zarr.config.set(zarr_limits(plan.workers)):
         _tickers[ticker] = done
         try:
             total = None
             for lane in lanes:
-                result = lane_task(blocks.of_lane(lane), lane, work, ticker)
+                own = work.of_lane(lane) if isinstance(work, OfLane) else work
+                result = delayed(_LaneTask(blocks.of_lane(lane), lane, own, ticker), pure=False, traverse=False)()
                 total = result if total is None else join_task(total, result)
-            (answer,) = dask.compute(total, **_scheduler(plan.workers))
+            (answer,) = dask.compute(total, **scheduler(plan.workers))
         finally:
             del _tickers[ticker]
     result_of_pass: T = answer
     return result_of_pass
 
 
-def _run_lane(blocks: Blocks, lane: Lane, work: Work[T], ticker: int) -> T:
-    return work(lane, _counted(blocks.read(lane), ticker))
+class _LaneTask:
+    """One lane, as an object that dask does not look into: it would compute the lazy maps of the work, whole."""
+
+    def __init__(self, blocks: Blocks, lane: Lane, work: Work[Any], ticker: int) -> None:
+        self._blocks, self._lane, self._work, self._ticker = blocks, lane, work, ticker
+
+    def __call__(self) -> Any:
+        return self._work(self._lane, _counted(self._blocks.read(self._lane), self._ticker))
 
 
 def _counted(blocks: Iterator[Block], ticker: int) -> Iterator[Block]:
@@ -63,23 +86,6 @@ def _counted(blocks: Iterator[Block], ticker: int) -> Iterator[Block]:
     for block in blocks:
         yield block
         done(block.counts.n_pixels)
-
-
-def _scheduler(workers: int) -> dict[str, object]:
-    distributed = sys.modules.get("distributed")
-    if distributed is not None:
-        try:
-            distributed.default_client()
-        except ValueError:
-            pass  # distributed is imported, but nobody has made a client
-        else:
-            return {}
-    return {"scheduler": "threads", "num_workers": workers}
-
-
-def _zarr_limits(workers: int) -> dict[str, int]:
-    # One tile at a time for each lane; Zarr's own defaults would inflate several more at once.
-    return {"threading.max_workers": workers, "async.concurrency": workers}
 
 
 def stream(blocks: Blocks, *, plan: Plan, order: Sequence[tuple[slice, slice]] | None = None) -> Iterator[Block]:
@@ -91,7 +97,7 @@ def stream(blocks: Blocks, *, plan: Plan, order: Sequence[tuple[slice, slice]] |
     places = order or [place for lane in blocks.lanes() for place in blocks.pieces(lane)]
     with (
         progress.step(plan.need.what, blocks.n_pixels) as done,
-        zarr.config.set(_zarr_limits(plan.workers)),
+        zarr.config.set(zarr_limits(plan.workers)),
         ThreadPoolExecutor(plan.workers) as pool,
     ):
         ahead: deque[Future[Block]] = deque()

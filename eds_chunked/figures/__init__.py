@@ -1,9 +1,12 @@
 """Matplotlib figures of what the results hold. Nothing is computed here that a result does not say already."""
 
 from eds_chunked.figures.components import draw_components
+from eds_chunked.figures.composite import draw_composite
 from eds_chunked.figures.contacts import draw_association
 from eds_chunked.figures.distribution import draw_size_distribution
-from eds_chunked.figures.grain_map import draw_grain_map
+from eds_chunked.figures.grain_map import draw_grain_boundaries, draw_grain_map
+from eds_chunked.figures.margin_map import draw_margin_map
+from eds_chunked.figures.modal_bars import draw_modal_bars
 from eds_chunked.figures.model_fit import draw_model_fit
 from eds_chunked.figures.phase_map import draw_phase_map
 from eds_chunked.figures.scree import draw_scree
@@ -17,7 +20,11 @@ __all__ = [
     "draw_area_weighted_sizes",
     "draw_association",
     "draw_components",
+    "draw_composite",
+    "draw_grain_boundaries",
     "draw_grain_map",
+    "draw_margin_map",
+    "draw_modal_bars",
     "draw_model_fit",
     "draw_phase_map",
     "draw_phase_spectra",

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eds_chunked.figures.maps import block_means, map_inches, show_map
+from eds_chunked.figures.maps import map_inches, show_map
+from eds_chunked.figures.reading import block_means
 from eds_chunked.figures.spectra import elements_of, energy_label, energy_window
-from eds_chunked.figures.style import DOUBLE, INK, map_title, new_figure, phase_colour, styled
+from eds_chunked.figures.style import (
+    INK,
+    PAGE_MM,
+    is_narrow,
+    map_title,
+    new_figure,
+    page_inches,
+    phase_colour,
+    styled,
+)
 from eds_chunked.figures.xray_lines import label_lines
 from eds_chunked.schema import COMPONENT, ENERGY, FACTORS, LOADINGS, NMF, STEP, require
 
@@ -21,12 +32,17 @@ if TYPE_CHECKING:
 # Up to so many components stand one under the other; more stand in pairs, or the page would be too long to read.
 _ONE_COLUMN = 6
 _LABELS = {1: 6, 2: 4}
+_TITLE_INCHES = 0.8
 _BAR_INCHES = 0.45
 _AXIS_INCHES = 0.55
+# A lower bar has room for one number.
+_INCHES_FOR_TICKS = 0.4
 
 
 @styled
-def draw_components(result: xr.Dataset) -> Figure:
+def draw_components(
+    result: xr.Dataset, *, phase_of: Mapping[int, int] | None = None, width_mm: float = PAGE_MM
+) -> Figure:
     """Draw the loading map of each component beside its factor spectrum.
 
     Maps with negative loadings (PCA) are drawn on a scale that diverges from zero, others from zero up; the ends are
@@ -38,6 +54,10 @@ def draw_components(result: xr.Dataset) -> Figure:
     result
         ``factors`` (component, energy) and ``loadings`` (component, y, x) of a PCA or NMF. Lines of
         ``result.attrs["elements"]`` are labelled at the highest peaks.
+    phase_of
+        Phase that each component became, where phases were merged: for its colour.
+    width_mm
+        Width of the figure on paper.
 
     Returns
     -------
@@ -48,37 +68,44 @@ def draw_components(result: xr.Dataset) -> Figure:
     ------
     ChunkLayoutError
         ``result`` lacks a variable or has other dimensions.
+    ParameterError
+        ``width_mm`` is less than 80 or more than 500.
 
     Notes
     -----
-    Memory: one loading map at a time.
+    Memory: of maps that are not in memory, a row of chunks of one at a time, and pictures of at most 1500 x 1500
+    pixels, one for each component.
     """
     require(result, FACTORS, LOADINGS)
     n = result.sizes[COMPONENT]
-    across = 1 if n <= _ONE_COLUMN else 2
+    page = page_inches(width_mm)
+    across = 1 if n <= _ONE_COLUMN or is_narrow(page) else 2
     down = math.ceil(n / across)
-    width, height = map_inches(result, widest=2.2 / across, tallest=1.45)
-    spectrum_inches = DOUBLE / across - width - _BAR_INCHES - _AXIS_INCHES - 0.1
+    width, height = map_inches(result, widest=0.3 * page / across, tallest=1.45)
+    column = max(width, _TITLE_INCHES)
+    spectrum_inches = page / across - column - _BAR_INCHES - _AXIS_INCHES - 0.1
     factors, elements = result[FACTORS].values, elements_of(result)
     window = energy_window(result, np.abs(factors).sum(axis=0))
     step = str(result.attrs.get(STEP, ""))
     figure = new_figure(
-        DOUBLE,
+        page,
         0.6 + (max(1.05, height) + 0.3 + 0.35 * bool(elements)) * down,
-        what=f"Components ({step.upper()})" if step else "Components",
+        what=f"{step.upper()} components" if step else "Components",
         title=map_title(result),
     )
-    columns = (max(width, 0.8) + _BAR_INCHES, spectrum_inches) * across
+    columns = (column + _BAR_INCHES, spectrum_inches) * across
     grid = figure.subplots(down, 2 * across, squeeze=False, width_ratios=columns).reshape(-1, 2)
     for index, (left, right) in enumerate(grid[:n]):
         last = index + across >= n
-        _draw_loading(left, result, index, width=width, bar=last)
+        _draw_loading(left, result, index, inches=(width, height), bar=last)
         if step == NMF:
-            right.spines["left"].set(color=phase_colour(index + 1), linewidth=4)
+            right.spines["left"].set(color=phase_colour((phase_of or {}).get(index + 1, index + 1)), linewidth=4)
         right.plot(result[ENERGY].values, factors[index], color=INK, linewidth=0.7)
         right.axhline(0, color=INK, linewidth=0.4)
         right.set(xlim=window)
         right.locator_params(axis="y", nbins=5)
+        right.yaxis.set_major_formatter("{x:.3g}")
+        right.set_ylabel("factor")
         label_lines(
             right,
             elements=elements,
@@ -95,15 +122,19 @@ def draw_components(result: xr.Dataset) -> Figure:
     return figure
 
 
-def _draw_loading(axes: Axes, result: xr.Dataset, index: int, *, width: float, bar: bool) -> None:
+def _draw_loading(axes: Axes, result: xr.Dataset, index: int, *, inches: tuple[float, float], bar: bool) -> None:
     image = block_means(result[LOADINGS].isel({COMPONENT: index}))
     drawn = show_map(axes, image, ds=result, bar=bar, **_colour_scale(image))
-    axes.set_title(f"component {index + 1}", fontweight="bold")
+    axes.set_title(f"component {index + 1}", fontweight="bold", pad=9)
     # As high as the map and equally thin beside every map, which a share of the map's width is not.
-    beside = axes.inset_axes((1 + 0.05 / width, 0, 0.09 / width, 1))
+    beside = axes.inset_axes((1 + 0.05 / inches[0], 0, 0.09 / inches[0], 1))
     colours = axes.figure.colorbar(drawn, cax=beside)
     colours.outline.set_visible(False)
-    beside.locator_params(nbins=4)
+    if inches[1] < _INCHES_FOR_TICKS:
+        beside.set_yticks(drawn.get_clim()[1:])
+    else:
+        beside.locator_params(nbins=4)
+    beside.yaxis.set_major_formatter("{x:.3g}")
 
 
 def _colour_scale(image: np.ndarray[Any, Any]) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from eds_chunked.figures.style import (
     BLUE,
+    COLUMN_MM,
     GREEN,
     INK,
     PURPLE,
-    SINGLE,
     VERMILION,
     new_figure,
+    page_inches,
     plain_legend,
     styled,
 )
@@ -72,7 +73,7 @@ TALL = 3.3
 
 
 @styled
-def draw_size_distribution(stats: SizeStatistics) -> Figure:
+def draw_size_distribution(stats: SizeStatistics, *, width_mm: float = COLUMN_MM) -> Figure:
     """Draw the histogram and density estimate of sizes with mean, median, geometric mean and the density's peak.
 
     Parameters
@@ -80,13 +81,20 @@ def draw_size_distribution(stats: SizeStatistics) -> Figure:
     stats
         What :func:`eds_chunked.grain_size_statistics` returns. The axis of sizes follows its ``scale``, so that the
         area under histogram and density is one on paper too.
+    width_mm
+        Width of the figure on paper.
 
     Returns
     -------
     matplotlib.figure.Figure
         One axes; the averages with their values are in the legend.
+
+    Raises
+    ------
+    ParameterError
+        ``width_mm`` is less than 80 or more than 500.
     """
-    figure = new_figure(SINGLE, TALL, what="Size distribution", title=stats.title)
+    figure = new_figure(page_inches(width_mm), TALL, what="Size distribution", title=stats.title)
     axes = figure.subplots()
     unit = unit_text(stats.unit)
     axes.bar(

@@ -1,46 +1,33 @@
-"""Maps on paper: reduced to what a page can show, in true proportions, with a scale bar."""
+"""Maps on paper: in true proportions, with a scale bar, and a legend beside or under them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.transforms import ScaledTranslation
 
-from eds_chunked.figures.style import INK
+from eds_chunked.figures.reading import reduction
+from eds_chunked.figures.style import INK, is_narrow, map_title, new_figure, plain_legend, words_inches
 from eds_chunked.schema import MICROMETRE, X, Y, pixel_size
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-MOST_PIXELS = 1500
-"""A map is drawn with at most this many pixels along its longer side."""
+_HEADING_INCHES = 0.55
+_ROW_INCHES = 0.15
+_HANDLE_INCHES = 0.45
+_UNDER_BAR_POINTS = 16
 
 SCALE_BAR = "scale bar"
-
-
-def reduction(shown: xr.DataArray | xr.Dataset) -> int:
-    """Return by how much a map (y, x) is reduced along each axis before it is drawn."""
-    return math.ceil(max(shown.sizes[Y], shown.sizes[X]) / MOST_PIXELS)
-
-
-def every_nth(labels: xr.DataArray) -> np.ndarray[Any, Any]:
-    """Return labels (y, x) for display: every n-th pixel, since labels have no mean."""
-    n = reduction(labels)
-    return np.asarray(labels.isel({Y: slice(None, None, n), X: slice(None, None, n)}).values)
-
-
-def block_means(values: xr.DataArray) -> np.ndarray[Any, Any]:
-    """Return values (y, x) for display: means over blocks, masked where there is nothing finite."""
-    n = reduction(values)
-    if n > 1:
-        # The last blocks are padded with NaN and their means skip it, so no row or column is lost.
-        values = values.coarsen({Y: n, X: n}, boundary="pad").mean()
-    return np.ma.masked_invalid(values.values)
 
 
 def proportions(ds: xr.Dataset) -> float:
@@ -69,11 +56,47 @@ def show_map(axes: Axes, image: np.ndarray[Any, Any], *, ds: xr.Dataset, bar: bo
     drawn = axes.imshow(image, extent=(0, across * width, down * height, 0), origin="upper", aspect="equal", **style)
     axes.set(xlim=(0, columns * width), ylim=(rows * height, 0), xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    # A narrow map stands under the beginning of its title, which may be wider than the map.
-    axes.set_anchor("W")
+    # A narrow map stands under the beginning of its title, which may be wider than the map, and a low one close to it.
+    axes.set_anchor("NW")
     if bar:
         _add_scale_bar(axes, columns * width, unit=unit)
     return drawn
+
+
+def area_of(colour: str, words: str) -> Patch:
+    """Return the entry of a legend for pixels of ``colour``."""
+    return Patch(facecolor=colour, edgecolor=INK, linewidth=0.3, label=words)
+
+
+def map_with_legend(
+    ds: xr.Dataset, entries: Sequence[Artist], *, what: str, width: float, tallest: float, beside: float = 0.0
+) -> tuple[Figure, Axes]:
+    """Return a figure of at most ``width`` inches for the map of ``ds``, and its axes, to which the legend is added.
+
+    The legend stands beside the map where that leaves the map most of the width, and under it else. ``beside`` is room
+    in inches for a colour bar, which sends the legend under the map too.
+    """
+    words = [str(entry.get_label()) for entry in entries]
+    legend = (_HANDLE_INCHES + max(map(words_inches, words))) if entries else 0.0
+    under = bool(entries) and (is_narrow(width) or beside > 0 or legend > 0.33 * width)
+    free = width - 0.2 - beside - (0.0 if under else legend)
+    columns = max(1, int((width - 0.2) / (legend + 0.1))) if under else 1
+    rows = math.ceil(len(entries) / columns)
+    map_width, map_height = map_inches(ds, widest=free, tallest=tallest)
+    used = width if under else min(width, max(3.2, map_width + width - free))
+    height = _HEADING_INCHES + map_height + (0.1 + _ROW_INCHES * rows) * under
+    figure = new_figure(used, max(height, 1.4, 0.4 + _ROW_INCHES * rows), what=what, title=map_title(ds))
+    axes = figure.subplots()
+    if under:
+        place = axes.transAxes + ScaledTranslation(0, -_UNDER_BAR_POINTS / 72, figure.dpi_scale_trans)
+        options: dict[str, Any] = {"bbox_to_anchor": (0.0, 0.0), "bbox_transform": place, "ncols": columns}
+    else:
+        options = {"bbox_to_anchor": (1.01, 1.0)}
+    if entries:
+        plain_legend(
+            axes.legend(handles=list(entries), loc="upper left", borderaxespad=0, columnspacing=1.2, **options)
+        )
+    return figure, axes
 
 
 def bar_length(extent: float) -> float:
@@ -87,7 +110,7 @@ def _add_scale_bar(axes: Axes, extent: float, *, unit: str) -> None:
     if unit != MICROMETRE:
         length = max(1.0, length)
     # Under the map, not on it: there it hides nothing and is black on white whatever the map's colours are.
-    under = axes.get_xaxis_transform() + ScaledTranslation(0, -7 / 72, axes.figure.dpi_scale_trans)
+    under = axes.get_xaxis_transform() + ScaledTranslation(0, -9 / 72, axes.figure.dpi_scale_trans)
     bar = Line2D([0, length], [0, 0], color=INK, linewidth=2.5, solid_capstyle="butt", transform=under, clip_on=False)
     bar.set_gid(SCALE_BAR)
     axes.add_artist(bar)

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.patches import Patch
 
-from eds_chunked.figures.maps import every_nth, map_inches, show_map
+from eds_chunked.figures.maps import area_of, map_with_legend, show_map
+from eds_chunked.figures.reading import label_counts, shown_labels
 from eds_chunked.figures.spectra import phase_numbers
-from eds_chunked.figures.style import DOUBLE, INK, map_title, new_figure, phase_colour, phase_colours, styled
-from eds_chunked.schema import LABEL, MIXED, PHASE, UNASSIGNED, Y, require
+from eds_chunked.figures.style import PAGE_MM, page_inches, phase_colour, phase_colours, phase_word, styled
+from eds_chunked.schema import (
+    LABEL,
+    LEFT_OUT_LABEL,
+    LEFT_OUT_ROW,
+    MIXED,
+    MIXED_ROW,
+    PHASE,
+    UNASSIGNED,
+    UNASSIGNED_ROW,
+    require,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-_LEGEND = 1.45
-_ROWS_AT_ONCE = 512
+_TALLEST = 6.0
 
 
 @styled
-def draw_phase_map(phases: xr.Dataset) -> Figure:
+def draw_phase_map(phases: xr.Dataset, *, width_mm: float = PAGE_MM) -> Figure:
     """Draw the exclusive phase labels with each phase's share of the area and a scale bar.
 
     The shares are those of the exclusive labels: with unassigned and mixed, which are always listed, they add up to
@@ -31,48 +40,33 @@ def draw_phase_map(phases: xr.Dataset) -> Figure:
     ----------
     phases
         ``label`` (y, x): 0 unassigned, 1..n phase, 255 mixed. Phases of the coordinate ``phase`` are listed also
-        where they have no pixel.
+        where they have no pixel, by name where they have one.
+    width_mm
+        Largest width of the figure on paper.
+
+    Raises
+    ------
+    ChunkLayoutError
+        ``phases`` lacks a variable or has other dimensions.
+    ParameterError
+        ``width_mm`` is less than 80 or more than 500.
+
+    Notes
+    -----
+    Memory: of a map that is not in memory, a row of its chunks at a time, and a picture of at most 1500 x 1500 pixels.
     """
     require(phases, LABEL)
-    image = phase_colours()[every_nth(phases[LABEL])]
-    pixels = label_counts(phases[LABEL])
+    pixels = label_counts(phases)
     known = phase_numbers(phases) if PHASE in phases.sizes else []
-    number = sorted({*known, *(int(p) for p in np.flatnonzero(pixels))} - {UNASSIGNED, MIXED})
-    width, height = map_inches(phases, widest=DOUBLE - _LEGEND - 0.2, tallest=6.0)
-    figure = new_figure(
-        max(3.2, width + _LEGEND + 0.2),
-        max(height + 0.65, 0.7 + 0.17 * len(number)),
-        what="Phases",
-        title=map_title(phases),
-    )
-    axes = figure.subplots()
-    show_map(axes, image, ds=phases)
-    rows = [(phase, f"phase {phase}") for phase in number] + [(MIXED, "mixed"), (UNASSIGNED, "unassigned")]
+    no_phase = {MIXED: MIXED_ROW, UNASSIGNED: UNASSIGNED_ROW, LEFT_OUT_LABEL: LEFT_OUT_ROW}
+    found = [int(label) for label in np.flatnonzero(pixels)]
+    rows = [(number, phase_word(phases, number)) for number in sorted({*known, *found} - no_phase.keys())]
+    rows += [(label, name) for label, name in no_phase.items() if label != LEFT_OUT_LABEL or pixels[label]]
     total = pixels.sum()
-    axes.legend(
-        handles=[
-            Patch(
-                facecolor=phase_colour(label),
-                edgecolor=INK,
-                linewidth=0.3,
-                label=f"{name}  {share(pixels[label], total)}",
-            )
-            for label, name in rows
-        ],
-        loc="upper left",
-        bbox_to_anchor=(1.01, 1.0),
-        borderaxespad=0,
-    )
+    entries = [area_of(phase_colour(label), f"{name}  {share(pixels[label], total)}") for label, name in rows]
+    figure, axes = map_with_legend(phases, entries, what="Phases", width=page_inches(width_mm), tallest=_TALLEST)
+    show_map(axes, phase_colours()[shown_labels(phases)], ds=phases)
     return figure
-
-
-def label_counts(label: xr.DataArray) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the pixels (256,) of each label of ``label`` (y, x), a few rows at a time."""
-    counts = np.zeros(256, dtype=np.int64)
-    for top in range(0, label.sizes[Y], _ROWS_AT_ONCE):
-        rows = label.isel({Y: slice(top, top + _ROWS_AT_ONCE)}).values
-        counts += np.bincount(rows.ravel(), minlength=256)
-    return counts
 
 
 def share(part: int, whole: int) -> str:

@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from eds_chunked.figures.style import BLUE, DOUBLE, FAINT, GREEN, INK, PURPLE, VERMILION, map_title, new_figure, styled
+from eds_chunked.figures.style import (
+    BLUE,
+    FAINT,
+    GREEN,
+    INK,
+    PAGE_MM,
+    PURPLE,
+    VERMILION,
+    is_narrow,
+    map_title,
+    new_figure,
+    page_inches,
+    scale_by_tens,
+    styled,
+)
 from eds_chunked.schema import EIGENVALUES, EXPLAINED_VARIANCE_RATIO, NOISE_RATIO, require
 
 if TYPE_CHECKING:
@@ -26,8 +40,9 @@ def draw_scree(
     advised: int | None = None,
     elbow: int | None = None,
     critical_variance: float | None = None,
+    width_mm: float = PAGE_MM,
 ) -> Figure:
-    """Draw the explained variance ratio of the components on a linear and on a logarithmic axis, side by side.
+    """Draw the explained variance ratio of the components on a linear and on a logarithmic axis.
 
     Parameters
     ----------
@@ -41,6 +56,15 @@ def draw_scree(
         Components before the elbow, as :func:`eds_chunked.advise_components` finds it; the elbow is the one after them.
     critical_variance
         Ratio above which components were counted, drawn across.
+    width_mm
+        Width of the figure on paper; in one column the axes stand one under the other.
+
+    Raises
+    ------
+    ChunkLayoutError
+        ``pca`` has no ``explained_variance_ratio``, or with other dimensions.
+    ParameterError
+        ``width_mm`` is less than 80 or more than 500.
 
     References
     ----------
@@ -50,8 +74,10 @@ def draw_scree(
     require(pca, EXPLAINED_VARIANCE_RATIO)
     ratio = pca[EXPLAINED_VARIANCE_RATIO].values[:_SHOWN]
     rank = np.arange(1, len(ratio) + 1)
-    figure = new_figure(DOUBLE, 2.9, what="Scree", title=map_title(pca))
-    linear, logarithmic = panels = figure.subplots(1, 2)
+    width = page_inches(width_mm)
+    narrow = is_narrow(width)
+    figure = new_figure(width, 4.8 if narrow else 2.9, what="Scree", title=map_title(pca))
+    linear, logarithmic = panels = figure.subplots(*((2, 1) if narrow else (1, 2)))
     for axes in panels:
         others: tuple[Floats, Floats] = (np.zeros(0), np.zeros(0))
         if EIGENVALUES in pca:
@@ -78,7 +104,8 @@ def draw_scree(
     linear.set(ylabel="explained variance ratio", title="linear", xlim=(0, max(20, len(ratio)) + 1))
     linear.set_ylim(bottom=0)
     linear.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    logarithmic.set(title="logarithmic", xscale="log", yscale="log")
+    logarithmic.set(title="logarithmic", xscale="log")
+    scale_by_tens(logarithmic)
     logarithmic.xaxis.set_major_formatter("{x:g}")
     logarithmic.xaxis.set_minor_formatter(NullFormatter())
     # The curve falls away from this corner, only the noise edge may cross it: hence the frame.

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from eds_chunked.figures.distribution import TALL, OnScale, legend_below, scale_sizes, unit_text
-from eds_chunked.figures.style import BLUE, INK, SINGLE, VERMILION, new_figure, styled
+from eds_chunked.figures.style import BLUE, COLUMN_MM, INK, VERMILION, new_figure, page_inches, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Floats = np.ndarray[Any, Any]
 
 _AREA = "#8fb8d8"
+_MANY = 200
 
 
 class AreaStatistics(OnScale, Protocol):
@@ -58,20 +59,27 @@ class QuantileStatistics(OnScale, Protocol):
 
 
 @styled
-def draw_area_weighted_sizes(stats: AreaStatistics) -> Figure:
+def draw_area_weighted_sizes(stats: AreaStatistics, *, width_mm: float = COLUMN_MM) -> Figure:
     """Draw the share of the grains' area that each class of sizes has, which shows coarse grains.
 
     Parameters
     ----------
     stats
         What :func:`eds_chunked.grain_size_statistics` returns.
+    width_mm
+        Width of the figure on paper.
 
     Returns
     -------
     matplotlib.figure.Figure
         One axes, with the mean by number and by area in the legend.
+
+    Raises
+    ------
+    ParameterError
+        ``width_mm`` is less than 80 or more than 500.
     """
-    figure = new_figure(SINGLE, TALL - 0.2, what="Sizes by area", title=stats.title)
+    figure = new_figure(page_inches(width_mm), TALL - 0.2, what="Sizes by area", title=stats.title)
     axes = figure.subplots()
     unit = unit_text(stats.unit)
     edges = stats.bin_edges
@@ -98,24 +106,32 @@ def draw_area_weighted_sizes(stats: AreaStatistics) -> Figure:
 
 
 @styled
-def draw_size_quantiles(stats: QuantileStatistics) -> Figure:
+def draw_size_quantiles(stats: QuantileStatistics, *, width_mm: float = COLUMN_MM) -> Figure:
     """Draw sizes against the quantiles of a normal population: those of a log-normal one lie on the line.
 
     Parameters
     ----------
     stats
         What :func:`eds_chunked.grain_size_statistics` returns. The axis of sizes is logarithmic on every ``scale``.
+    width_mm
+        Width of the figure on paper.
 
     Returns
     -------
     matplotlib.figure.Figure
         One axes; the line has the sample's geometric mean and multiplicative SD, the legend has the test.
+
+    Raises
+    ------
+    ParameterError
+        ``width_mm`` is less than 80 or more than 500.
     """
-    figure = new_figure(SINGLE, TALL - 0.2, what="Log-normal quantiles", title=stats.title)
+    figure = new_figure(page_inches(width_mm), TALL - 0.2, what="Log-normal quantiles", title=stats.title)
     axes = figure.subplots()
     at = stats.normal_quantiles
     ends = at[[0, -1]]
-    axes.plot(at, stats.values, ".", color=BLUE, markersize=3, markeredgewidth=0, label="grains", rasterized=True)
+    size = 3 if stats.n > _MANY else 6
+    axes.plot(at, stats.values, ".", color=BLUE, markersize=size, markeredgewidth=0, label="grains", rasterized=True)
     axes.plot(ends, stats.geometric_mean * stats.multiplicative_sd**ends, color=INK, linewidth=1.0, label="log-normal")
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import matplotlib.colors
 import numpy as np
-from matplotlib.ticker import NullFormatter
 
-from eds_chunked.figures.style import DOUBLE, INK, map_title, new_figure, phase_colour, styled
+from eds_chunked.figures.style import (
+    INK,
+    PAGE_MM,
+    map_title,
+    new_figure,
+    page_inches,
+    phase_colour,
+    phase_word,
+    scale_by_tens,
+    styled,
+)
 from eds_chunked.figures.xray_lines import label_lines
 from eds_chunked.schema import (
     BEAM_ENERGY,
@@ -28,12 +38,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_AXES_INCHES = DOUBLE - 0.9
+_BESIDE_INCHES = 0.9
 _DECADES = 1e6
 
 
 @styled
-def draw_sum_spectrum(ds: xr.Dataset) -> Figure:
+def draw_sum_spectrum(ds: xr.Dataset, *, width_mm: float = PAGE_MM) -> Figure:
     """Draw the sum spectrum and, under it, the maximum-pixel spectrum of a map, both on a logarithmic axis.
 
     A peak that stands out below but not above belongs to few pixels: the maximum-pixel spectrum shows a mineral that
@@ -44,6 +54,15 @@ def draw_sum_spectrum(ds: xr.Dataset) -> Figure:
     ds
         The map: ``sum_spectrum`` and ``max_spectrum`` (energy), energies in keV. The lines of
         ``ds.attrs["elements"]`` are labelled.
+    width_mm
+        Width of the figure on paper.
+
+    Raises
+    ------
+    ChunkLayoutError
+        ``ds`` lacks a variable or has other dimensions.
+    ParameterError
+        ``width_mm`` is less than 80 or more than 500.
 
     References
     ----------
@@ -52,7 +71,8 @@ def draw_sum_spectrum(ds: xr.Dataset) -> Figure:
     require(ds, SUM_SPECTRUM, MAX_SPECTRUM)
     energy = ds[ENERGY].values
     total, largest = ds[SUM_SPECTRUM].values, ds[MAX_SPECTRUM].values
-    figure = new_figure(DOUBLE, 4.0, what="Sum spectrum", title=map_title(ds))
+    width = page_inches(width_mm)
+    figure = new_figure(width, 4.0, what="Sum spectrum", title=map_title(ds))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     for axes, counts, name in ((upper, total, "counts"), (lower, largest, "largest count\nof a pixel")):
         _draw_log(axes, energy, counts, least=1.0)
@@ -60,19 +80,28 @@ def draw_sum_spectrum(ds: xr.Dataset) -> Figure:
     upper.set_xlim(energy_window(ds, total))
     lower.set_xlabel(energy_label(ds))
     figure.align_ylabels()
-    label_lines(upper, lower, elements=elements_of(ds), energy=energy, height=total, inches=_AXES_INCHES)
+    label_lines(upper, lower, elements=elements_of(ds), energy=energy, height=total, inches=width - _BESIDE_INCHES)
     return figure
 
 
 @styled
-def draw_phase_spectra(spectra: xr.Dataset) -> Figure:
+def draw_phase_spectra(spectra: xr.Dataset, *, width_mm: float = PAGE_MM) -> Figure:
     """Draw the spectrum of each phase in counts per pixel on a logarithmic axis, one under the other on equal axes.
 
     Parameters
     ----------
     spectra
         ``spectrum`` (phase, energy) in counts and ``n_pixels`` (phase). The lines of ``spectra.attrs["elements"]``
-        are labelled. A phase without pixels keeps its (empty) place.
+        are labelled. A phase without pixels keeps its (empty) place. Phases have their names where they have some.
+    width_mm
+        Width of the figure on paper.
+
+    Raises
+    ------
+    ChunkLayoutError
+        ``spectra`` lacks a variable or has other dimensions.
+    ParameterError
+        ``width_mm`` is less than 80 or more than 500.
     """
     require(spectra, SPECTRUM, N_PIXELS)
     energy = spectra[ENERGY].values
@@ -80,8 +109,9 @@ def draw_phase_spectra(spectra: xr.Dataset) -> Figure:
     pixels = spectra[N_PIXELS].values
     mean = counts / np.maximum(pixels, 1)[:, None]
     number = phase_numbers(spectra)
+    width = page_inches(width_mm)
     figure = new_figure(
-        DOUBLE, 1.0 + max(0.75, 2.8 / len(number)) * len(number), what="Phase spectra", title=map_title(spectra)
+        width, 1.0 + max(0.8, 2.8 / len(number)) * len(number), what="Phase spectra", title=map_title(spectra)
     )
     panels = np.atleast_1d(figure.subplots(len(number), 1, sharex=True, sharey=True))
     largest = float(mean.max(initial=0))
@@ -89,12 +119,28 @@ def draw_phase_spectra(spectra: xr.Dataset) -> Figure:
     least = max(float(mean[mean > 0].min(initial=largest)), largest / _DECADES)
     for axes, phase, spectrum, n in zip(panels, number, mean, pixels, strict=True):
         _draw_log(axes, energy, spectrum, fill=phase_colour(phase), least=least, largest=largest)
-        note = f"phase {phase}  ({n:,} pixels)" if n else f"phase {phase}  (no pixels)"
-        axes.text(0.995, 0.94, note, transform=axes.transAxes, ha="right", va="top", fontweight="bold", fontsize=7)
+        note = f"{phase_word(spectra, phase)}  ({n:,} pixels)" if n else f"{phase_word(spectra, phase)}  (no pixels)"
+        axes.text(
+            0.995,
+            0.94,
+            note,
+            transform=axes.transAxes,
+            ha="right",
+            va="top",
+            fontweight="bold",
+            fontsize=7,
+            parse_math=False,
+        )
     panels[0].set_xlim(energy_window(spectra, counts.sum(axis=0)))
     panels[-1].set_xlabel(energy_label(spectra))
     figure.supylabel("counts per pixel", fontsize=8)
-    label_lines(*panels, elements=elements_of(spectra), energy=energy, height=mean.max(axis=0), inches=_AXES_INCHES)
+    label_lines(
+        *panels,
+        elements=elements_of(spectra),
+        energy=energy,
+        height=mean.max(axis=0),
+        inches=width - _BESIDE_INCHES,
+    )
     return figure
 
 
@@ -146,11 +192,17 @@ def _draw_log(
 ) -> None:
     top = float(counts.max(initial=0)) if largest is None else largest
     bottom = 0.7 * least if least > 0 else 0.7
-    axes.set_yscale("log")
+    scale_by_tens(axes)
     # Empty channels are drawn on the floor: a gap there would look like a missing measurement.
     shown = np.maximum(counts, bottom)
     if fill is not None:
         axes.fill_between(energy, bottom, shown, step="mid", color=fill, linewidth=0)
-    axes.plot(energy, shown, color=INK, drawstyle="steps-mid", linewidth=0.5 if fill else 0.7)
+    # Where counts are few the line goes up and down at every channel: in black it would hide the colour.
+    line = INK if fill is None else _darker(fill)
+    axes.plot(energy, shown, color=line, drawstyle="steps-mid", linewidth=0.4 if fill else 0.7)
     axes.set_ylim(bottom, max(2 * top, 20 * bottom))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _darker(colour: str) -> str:
+    red, green, blue = matplotlib.colors.to_rgb(colour)
+    return matplotlib.colors.to_hex((0.6 * red, 0.6 * green, 0.6 * blue))

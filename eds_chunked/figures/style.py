@@ -14,24 +14,31 @@ import matplotlib.colors
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from eds_chunked.errors import ParameterError
-from eds_chunked.schema import MIXED, TITLE, UNASSIGNED, text
+from eds_chunked.schema import LEFT_OUT_LABEL, MIXED, PHASE_NAMES, TITLE, UNASSIGNED, text
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.axes import Axes
     from matplotlib.legend import Legend
 
 Colours = np.ndarray[Any, np.dtype[np.uint8]]
 
-SINGLE = 3.5
-DOUBLE = 7.2
-"""Widths in inches of one and of two columns of a journal (89 and 183 mm)."""
+COLUMN_MM = 89.0
+PAGE_MM = 183.0
+"""Widths of one and of two columns of a journal. Figures are drawn as wide as on paper: text keeps its size."""
 
 PRINT_DPI = 200
-_LETTERS_PER_INCH = 12
+_LETTERS_PER_INCH = 11
+_NARROWEST_MM, _WIDEST_MM = 80.0, 500.0
+# From here on a figure is too narrow for two things side by side.
+_NARROW_INCHES = 5.0
 INK = "#222222"
 FAINT = "#b4b4b4"
+# An exponent is 0.7 of it.
+_SIZE_OF_POWERS = 8
 
 _RC: dict[str, Any] = {
     "font.size": 8,
@@ -43,8 +50,10 @@ _RC: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
-    "axes.formatter.limits": (-3, 5),
+    # A power of ten that stands somewhere beside an axis is overlooked: numbers are written out.
+    "axes.formatter.limits": (-6, 7),
     "axes.formatter.use_mathtext": True,
+    "axes.formatter.useoffset": False,
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
@@ -69,8 +78,9 @@ _RC: dict[str, Any] = {
     "svg.hashsalt": "eds_chunked",
 }
 
-# Okabe and Ito's colours without black, then five of Tol's muted ones. They are for areas: a yellow line on white is
-# no line.
+# Okabe and Ito's colours without black, then five more that were searched so that each two of all these, and of the
+# greys below, are at least 11 apart (CIEDE2000) with normal, red-blind and green-blind eyes. They are for areas: a
+# yellow line on white is no line.
 _PHASES = (
     "#0072b2",
     "#e69f00",
@@ -79,15 +89,16 @@ _PHASES = (
     "#56b4e9",
     "#d55e00",
     "#f0e442",
-    "#332288",
-    "#882255",
-    "#999933",
-    "#117733",
-    "#ddaa99",
+    "#0f0fb4",
+    "#963c1e",
+    "#4b004b",
+    "#b4e1a5",
+    "#5a000f",
 )
 BLUE, GREEN, PURPLE, VERMILION = (_PHASES[index] for index in (0, 2, 3, 5))
-_UNASSIGNED = "#e4e4e4"
+_UNASSIGNED = "#d2d2d2"
 _MIXED = "#5a5a5a"
+_LEFT_OUT = "#ffffff"
 
 
 @contextmanager
@@ -126,13 +137,35 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
     return in_style
 
 
+def page_inches(width_mm: float) -> float:
+    """Return the width of a figure in inches.
+
+    Raises
+    ------
+    ParameterError
+        The width is none that text of a readable size fits in.
+    """
+    if not _NARROWEST_MM <= width_mm <= _WIDEST_MM:
+        raise ParameterError(
+            "width_mm",
+            found=width_mm,
+            expected=f"{_NARROWEST_MM:g} to {_WIDEST_MM:g}",
+            fix=f"width_mm={COLUMN_MM:g} for one column of a journal, {PAGE_MM:g} for two",
+        )
+    return width_mm / 25.4
+
+
+def is_narrow(width: float) -> bool:
+    """Tell whether a figure of ``width`` inches has no room for two things side by side."""
+    return width < _NARROW_INCHES
+
+
 def new_figure(width: float, height: float, *, what: str, title: str) -> Figure:
     """Return an empty figure (inches) headed by ``what`` and ``title``, if there is one, cut to the room there is."""
     figure = StyledFigure(figsize=(width, height), dpi=PRINT_DPI, layout="constrained")
     title = text(title)
     room = max(8, int(_LETTERS_PER_INCH * width) - len(what))
-    cut = title if len(title) <= room else title[: room - 1].rstrip() + "…"
-    heading = f"{what}: {cut}" if title else what
+    heading = f"{what}: {short(title, room)}" if title else what
     # The user's words are never mathtext: a single $ in a title would end the drawing with an error.
     figure.suptitle(heading, x=0.01, ha="left", fontweight="bold", parse_math=False)
     return figure
@@ -143,6 +176,29 @@ def map_title(ds: xr.Dataset) -> str:
     return str(ds.attrs.get(TITLE, ""))
 
 
+def phase_word(ds: xr.Dataset, number: int) -> str:
+    """Return what figures call a phase: the name that ``ds`` has for it, else ``phase 3``."""
+    return short(str(ds.attrs.get(PHASE_NAMES, {}).get(str(number), f"phase {number}")))
+
+
+def short(name: str, most: int = 24) -> str:
+    """Return a name on one line, cut to ``most`` letters."""
+    name = text(name)
+    return name if len(name) <= most else name[: most - 1].rstrip() + "…"
+
+
+def words_inches(words: str) -> float:
+    """Return about how long small text is on paper."""
+    return 0.06 * len(words)
+
+
+def scale_by_tens(axes: Axes) -> None:
+    """Make the y axis logarithmic, its numbers as large as makes their exponents readable."""
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="y", labelsize=_SIZE_OF_POWERS)
+
+
 def plain_legend(legend: Legend) -> None:
     """Let no ``$`` in the labels of ``legend`` start mathtext."""
     for label in legend.get_texts():
@@ -150,26 +206,27 @@ def plain_legend(legend: Legend) -> None:
 
 
 def phase_colour(phase: int) -> str:
-    """Return the colour of ``phase`` (1..n) in every figure, as #rrggbb; unassigned is light grey, mixed dark grey.
+    """Return the colour of ``phase`` (1..n) in every figure, as #rrggbb.
 
-    The first seven are safe for colour-blind readers. From the 13th on they come again, darker.
+    Unassigned (0) is light grey, mixed (255) dark grey, and left out of the analysis (256) white. The first twelve are
+    told apart by colour-blind readers. From the 13th on they come again, darker.
 
     References
     ----------
-    Okabe and Ito (2008), Color Universal Design; Tol (2021), Colour Schemes, SRON/EPS/TN/09-002.
+    Okabe and Ito (2008), Color Universal Design; Machado, Oliveira and Fernandes (2009), IEEE Trans. Vis. Comput.
+    Graph. 15, 1291 (the eyes that they were tried with).
     """
-    if phase == UNASSIGNED:
-        return _UNASSIGNED
-    if phase == MIXED:
-        return _MIXED
+    greys = {UNASSIGNED: _UNASSIGNED, MIXED: _MIXED, LEFT_OUT_LABEL: _LEFT_OUT}
+    if phase in greys:
+        return greys[phase]
     again, index = divmod(phase - 1, len(_PHASES))
     rgb = np.asarray(matplotlib.colors.to_rgb(_PHASES[index])) * 0.7**again
     return matplotlib.colors.to_hex(tuple(rgb))
 
 
 def phase_colours() -> Colours:
-    """Return the table (256, 3) from label to red, green, blue."""
-    return np.array([_rgb(phase) for phase in range(256)], dtype=np.uint8)
+    """Return the table (257, 3) from label to red, green, blue; 256 is left out."""
+    return np.array([_rgb(phase) for phase in range(LEFT_OUT_LABEL + 1)], dtype=np.uint8)
 
 
 def _rgb(phase: int) -> list[int]:

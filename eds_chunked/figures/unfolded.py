@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from eds_chunked.figures.distribution import unit_text
-from eds_chunked.figures.style import BLUE, FAINT, INK, SINGLE, new_figure, plain_legend, styled
+from eds_chunked.figures.style import BLUE, COLUMN_MM, FAINT, INK, new_figure, page_inches, plain_legend, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,9 @@ class Unfolded(Protocol):
 
 
 @styled
-def draw_unfolded_sizes(unfolded: Unfolded, *, fitted: Callable[[Floats], Floats] | None = None) -> Figure:
+def draw_unfolded_sizes(
+    unfolded: Unfolded, *, fitted: Callable[[Floats], Floats] | None = None, width_mm: float = COLUMN_MM
+) -> Figure:
     """Draw spheres by diameter above, and below their cumulated volume with what other readings give.
 
     Parameters
@@ -48,13 +50,20 @@ def draw_unfolded_sizes(unfolded: Unfolded, *, fitted: Callable[[Floats], Floats
         What :func:`eds_chunked.saltykov` returns.
     fitted
         Density of spheres by number, per unit of diameter, to draw over the classes.
+    width_mm
+        Width of the figure on paper.
 
     Returns
     -------
     matplotlib.figure.Figure
         Two axes, one above the other, with the same diameters.
+
+    Raises
+    ------
+    ParameterError
+        ``width_mm`` is less than 80 or more than 500.
     """
-    figure = new_figure(SINGLE, 4.0, what="Spheres", title=unfolded.title)
+    figure = new_figure(page_inches(width_mm), 4.0, what="Spheres", title=unfolded.title)
     above, below = figure.subplots(2, 1, sharex=True)
     edges = unfolded.edges
     above.bar(

@@ -1,23 +1,27 @@
-"""Separate the grains of a phase map: distance transform, seeds, watershed.
-
-Everything is two-dimensional and done in memory, one phase at a time in the phase's own window.
-"""
+"""Separate the grains of a phase map: distance transform, seeds, watershed, in windows of many whole pieces."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
+import dask.array as da
 import numpy as np
-import pandas as pd
 import xarray as xr
-from scipy import ndimage as ndi
-from skimage.morphology import local_maxima
-from skimage.segmentation import watershed
+import zarr
+from zarr.codecs import BloscCodec
 
-from eds_chunked import schema
-from eds_chunked.errors import ParameterError
-from eds_chunked.grains.measure import grain_columns
+from eds_chunked import progress, schema
+from eds_chunked.engine.scratch import scratch_folder
+from eds_chunked.errors import MemoryBudgetError, ParameterError
+from eds_chunked.grains.measure import GrainShapes, Grid, grain_columns, measure_window
+from eds_chunked.grains.numbering import BLOCK_BYTES, Numbered, number_grains, put_window
+from eds_chunked.grains.separation import PIXEL_BYTES, separate_window
+from eds_chunked.grains.windows import Layer, Window, windows_of
+from eds_chunked.memory import MB, Need, Plan, format_size, plan
+from eds_chunked.phases.cleaning import min_size_in_pixels
+from eds_chunked.phases.sums import check_same_map
+from eds_chunked.store.backend import zarr_store
 from eds_chunked.store.provenance import result_attributes
 
 Array = np.ndarray[Any, Any]
@@ -25,25 +29,49 @@ Array = np.ndarray[Any, Any]
 H_MAXIMA = "h-maxima"
 PRACTICAL = "practical"
 
+WINDOW_PIXELS = 2**22
+"""Largest window, in which the full-size map (1295 x 1820) lies whole."""
+SMALLEST_WINDOW = 2**18
+"""Pixels of a window below which a budget is refused."""
+_CHUNK = 512
+
 
 class UnsplitPhaseWarning(UserWarning):
     """One phase fills the whole map, so there is no boundary to measure distances from."""
 
 
+class GiantPieceWarning(UserWarning):
+    """A connected piece of a phase is larger than a window, so that memory grows with it."""
+
+
 def separate_grains(
-    phases: xr.Dataset, *, method: str = H_MAXIMA, h: float = 1.0, min_size: int | None = None
+    phases: xr.Dataset,
+    *,
+    ds: xr.Dataset | None = None,
+    source: Literal["label", "mask"] = "label",
+    method: str = H_MAXIMA,
+    h: float = 1.0,
+    min_size: int | str | None = None,
+    memory: str | int | None = None,
 ) -> xr.Dataset:
     """Separate the grains of every phase and measure them (computes at once; two-dimensional).
 
-    Each phase's mask is split by a watershed of its distance transform, flooded from one seed a grain, with neighbours
-    across pixel sides only (connectivity 1). Distances are in pixels; where pixels are not square they are in pixel
-    widths. Phases never share a grain, and every pixel of a phase belongs to exactly one grain, so grain areas add up
-    to phase areas. Touching grains whose outline has no neck cannot be told apart by their shape.
+    Each phase's pixels are split by a watershed of their distance to other pixels, flooded from one seed a grain, with
+    neighbours across pixel sides only (connectivity 1). Distances are in pixels; where pixels are not square they are
+    in pixel widths. Every pixel of a phase belongs to exactly one grain, so grain areas add up to phase areas. Touching
+    grains whose outline has no neck cannot be told apart by their shape.
 
     Parameters
     ----------
     phases
-        ``label (y, x)``: 0 unassigned, 1..n phase, 255 mixed; with coordinates where the map is calibrated.
+        ``label (y, x)``: 0 unassigned, 1..n phase, 255 mixed; or ``mask (phase, y, x)``; with coordinates where the map
+        is calibrated.
+    ds
+        The map of the phases. With it the table has the ``total_counts`` of each grain, over all channels of the
+        stored map.
+    source
+        ``"label"``: grains of the exclusive phases, whose areas add up to those of the modal table. ``"mask"``: grains
+        of each mask by threshold, as in the practical. Masks may overlap, so each phase has a map of its own.
     method
         How seeds are found. ``"h-maxima"``: summits of the distance map that rise more than ``h`` above the pass to a
         higher summit; a wavy outline does not split a grain. ``"practical"``: all peaks in a 3 x 3 neighbourhood, which
@@ -52,32 +80,48 @@ def separate_grains(
     h
         Height of a summit in pixels, for ``"h-maxima"``.
     min_size
-        Grains of fewer pixels are left out of size statistics and diameter files. The map and the table keep all.
+        Grains of fewer pixels, or of a smaller area such as ``"50um2"``, are left out of size statistics and diameter
+        files. The map and the table keep all. Default: as the phases were made with.
+    memory
+        Budget for the resident memory of the whole process, such as ``"1GB"``.
 
     Returns
     -------
     Dataset
-        ``grain_label (y, x)`` int32, numbered from 1 by phase, then in raster order of a grain's first pixel; and the
-        grain table as columns over ``grain``, lengths in um, or in pixels when the map is uncalibrated.
+        ``grain_label (y, x)`` int32, numbered from 1 by phase, then in raster order of a grain's first pixel, and with
+        ``source="mask"`` ``(phase, y, x)``; in memory up to 4 million pixels, else lazy on a scratch store that lives
+        as long as the process. And the grain table as columns over ``grain`` (see :func:`eds_chunked.grain_table`),
+        lengths in um, or in pixels when the map is uncalibrated. A grain that could not be measured has NaN and a
+        ``reason``. ``n_neighbours`` counts grains of any phase, of masks those of the same phase.
 
     Raises
     ------
     ParameterError
-        Unknown method, negative ``h`` or ``min_size``, or labels that are not whole numbers.
+        Unknown method or source, negative ``h`` or ``min_size``, or labels that are not whole numbers.
     ChunkLayoutError
-        ``phases`` has no ``label`` over (y, x).
+        ``phases`` has no ``label`` over (y, x), or no ``mask`` over (phase, y, x); ``ds`` is on another grid.
+    StaleResultError
+        ``phases`` was made from another map than ``ds``.
+    MemoryBudgetError
+        The budget is too small, or a connected piece of a phase is too large for it; what it takes is named.
 
     Warns
     -----
     UnsplitPhaseWarning
         A phase fills the whole map: it stays one grain.
+    GiantPieceWarning
+        A connected piece does not fit into a window of 4 million pixels, or the smaller one that the budget allows.
 
     Notes
     -----
-    Memory: about 80 bytes a pixel of the largest phase's window, above the input.
+    Memory: windows of at most 4 million pixels, each with many whole connected pieces, at 24 bytes a pixel, 70 MB, and
+    about 600 bytes a grain. A piece whose own box is larger takes a window of
+    its size: where a phase is connected from edge to edge, the whole map.
 
-    The table does not depend on anything but the label map: seeds of equal height are flooded in raster order
-    (a plain watershed takes them in its heap's order, which a distant grain can change).
+    The result does not depend on windows, chunks or memory: distances and peaks of a connected piece are the same on
+    the whole map and in the piece's own box, and seeds of equal height are flooded in raster order (a plain watershed
+    takes them in its heap's order, which a distant grain can change). Pixels are those of scikit-image's ``watershed``
+    of the whole map, seeds made different by their raster order.
 
     References
     ----------
@@ -93,159 +137,169 @@ def separate_grains(
     >>> grains.sizes["grain"], bool(grains["n_pixels"].sum() == discs.sum())
     (2, True)
     """
+    _check_parameters(source, method, h)
+    schema.require(phases, source)
+    layers = _layers(phases, source)
     if min_size is None:
-        min_size = int(phases.attrs.get(schema.PARAMETERS, {}).get("min_size", 0))
-    _check_parameters(method, h, min_size)
-    schema.require(phases, schema.LABEL)
-    label = np.asarray(phases[schema.LABEL].values)
-    if not np.issubdtype(label.dtype, np.integer):
-        raise ParameterError(
-            f"variable {schema.LABEL!r}",
-            found=f"dtype {label.dtype}",
-            expected="whole numbers: 0 unassigned, 1..n phase, 255 mixed",
-            fix="pass what segment_phases returned, or .astype('uint8')",
-        )
-    height, width, unit = schema.pixel_size(phases)
-    sampling = None if np.isclose(height, width, rtol=1e-6, atol=0) else (height / width, 1.0)
+        min_size = phases.attrs.get(schema.PARAMETERS, {}).get("min_size", 0)
+    min_size = min_size_in_pixels(min_size, pixel_size=schema.pixel_size(phases))
+    counts = None
+    if ds is not None:
+        schema.require(ds, schema.TOTAL_COUNTS)
+        check_same_map(ds, phases, what="phases", fix="run nmf and segment_phases again")
+        counts = ds[schema.TOTAL_COUNTS].variable
+    grid = Grid.of(phases)
+    how, most = _planned(grid, n_layers=len(layers), memory=memory)
 
-    grain_label, phase_of_grain = _separate(label, h=h if method == H_MAXIMA else None, sampling=sampling)
-    coords = {axis: phases.coords[axis] for axis in (schema.Y, schema.X) if axis in phases.coords}
-    y, x = (
-        np.asarray(coords[axis].values, dtype=float) if axis in coords else np.arange(phases.sizes[axis]) * size
-        for axis, size in ((schema.Y, height), (schema.X, width))
+    in_memory = len(layers) * grid.shape[0] * grid.shape[1] <= WINDOW_PIXELS
+    targets, parts, numbers = [], [], []
+    above = 0
+    with progress.step(schema.GRAINS, len(layers) * grid.shape[0] * grid.shape[1]) as done:
+        for layer in layers:
+            target = np.zeros(grid.shape, np.int32) if in_memory else _scratch(grid.shape)
+            shapes = _shapes_of(layer, target, above, grid, h=h if method == H_MAXIMA else None, how=how, most=most)
+            numbered = number_grains(target, shapes, above=above, counts=counts)
+            parts.append(shapes.taken(numbered.order))
+            numbers.append(numbered)
+            targets.append(target)
+            above += len(shapes)
+            done(grid.shape[0] * grid.shape[1])
+    shapes = GrainShapes.joined(parts)
+    grains = grain_columns(
+        shapes,
+        grid=grid,
+        n_neighbours=_of_all(numbers, "n_neighbours"),
+        total_counts=None if counts is None else _of_all(numbers, "total_counts"),
     )
-    grains = grain_columns(grain_label, phase_of_grain, y=y, x=x, size=(height, width), unit=unit)
-    grains[schema.GRAIN_LABEL] = ((schema.Y, schema.X), grain_label, schema.attributes(schema.GRAIN_LABEL))
+    if source == schema.MASK:
+        # A dimension of that name beside a column of that name: xarray wants the column to be a coordinate.
+        grains = grains.set_coords(schema.PHASE)
+    grains[schema.GRAIN_LABEL] = _label_variable(targets, source)
+    coords = {axis: phases.coords[axis] for axis in (schema.Y, schema.X) if axis in phases.coords}
     grains = grains.assign_coords(coords)
-
-    parameters: dict[str, object] = {"method": method, "min_size": int(min_size)}
+    parameters: dict[str, object] = {"source": source, "method": method, "min_size": min_size}
     if method == H_MAXIMA:
         parameters["h"] = float(h)
-    grains.attrs = result_attributes(phases, schema.GRAINS, parameters) | {
-        schema.N_PHASES: max(int(phases.sizes.get(schema.PHASE, 0)), int(phase_of_grain.max(initial=0))),
-    }
+    n_phases = max(int(phases.sizes.get(schema.PHASE, 0)), int(shapes.phase.max(initial=0)))
+    grains.attrs = result_attributes(phases, schema.GRAINS, parameters) | {schema.N_PHASES: n_phases}
     return grains
 
 
-def _check_parameters(method: str, h: float, min_size: int) -> None:
+def _check_parameters(source: str, method: str, h: float) -> None:
+    if source not in (schema.LABEL, schema.MASK):
+        raise ParameterError("source", found=repr(source), expected="'label' or 'mask'", fix="source='label'")
     if method not in (H_MAXIMA, PRACTICAL):
         raise ParameterError(
             "method", found=repr(method), expected=f"{H_MAXIMA!r} or {PRACTICAL!r}", fix=f"method={H_MAXIMA!r}"
         )
     if not (np.isfinite(h) and h >= 0):
         raise ParameterError("h", found=h, expected="a height in pixels, 0 or more", fix="h=1.0")
-    if min_size < 0:
-        raise ParameterError("min_size", found=min_size, expected="a number of pixels, 0 or more", fix="min_size=0")
 
 
-def _separate(label: Array, *, h: float | None, sampling: tuple[float, float] | None) -> tuple[Array, Array]:
-    """Return grain numbers (y, x) int32 and the phase of each grain; 3 x 3 peaks are the seeds where ``h`` is None."""
-    grain_label = np.zeros(label.shape, dtype=np.int32)
-    phase_of_grain = np.zeros(0, dtype=np.int16)
-    for phase, box in enumerate(ndi.find_objects(label, max_label=schema.MIXED - 1), start=1):
-        if box is None:
-            continue
-        # One pixel of background around the phase makes its distances those of the whole map; at the map's border
-        # there is none to add, since what lies beyond is unknown and not background.
-        window = tuple(slice(max(s.start - 1, 0), min(s.stop + 1, n)) for s, n in zip(box, label.shape, strict=True))
-        mask = label[window] == phase
-        if mask.all():
+def _layers(phases: xr.Dataset, source: str) -> list[Layer]:
+    values = phases[source].data
+    if phases[source].size == 0:
+        raise ParameterError(
+            f"selection of {source!r}",
+            found=dict(phases[source].sizes),
+            expected="at least one phase and one pixel",
+            fix="check the ranges of ds.sel(y=..., x=...)",
+        )
+    if source == schema.MASK:
+        numbers = phases[schema.PHASE].values if schema.PHASE in phases.coords else range(1, len(values) + 1)
+        return [Layer(mask, int(number)) for mask, number in zip(values, numbers, strict=True)]
+    if values.dtype.kind not in "iu":
+        raise ParameterError(
+            f"variable {schema.LABEL!r}",
+            found=f"dtype {values.dtype}",
+            expected="whole numbers: 0 unassigned, 1..n phase, 255 mixed",
+            fix="pass what segment_phases returned, or .astype('uint8')",
+        )
+    return [Layer(values)]
+
+
+def _planned(grid: Grid, *, n_layers: int, memory: str | int | None) -> tuple[Plan, int]:
+    """Return the plan, and the pixels of the largest window that is made where no piece needs a larger one."""
+    n_pixels = grid.shape[0] * grid.shape[1]
+    fixed = BLOCK_BYTES + 4 * min(n_layers * n_pixels, WINDOW_PIXELS)
+    how = plan(Need(schema.GRAINS, fixed, PIXEL_BYTES * min(n_pixels, SMALLEST_WINDOW)), memory=memory, max_workers=1)
+    return how, min(WINDOW_PIXELS, (how.need.per_worker + how.spare) // PIXEL_BYTES)
+
+
+def _shapes_of(
+    layer: Layer, target: Any, above: int, grid: Grid, *, h: float | None, how: Plan, most: int
+) -> GrainShapes:
+    """Separate and measure the grains of a layer, and put them on ``target`` as they come."""
+    windows = windows_of(layer, most=most)
+    _check_room(windows, grid, how=how, most=most)
+    parts = []
+    n = above
+    for window in windows:
+        found = separate_window(layer, window, h=h, aspect=grid.aspect)
+        if found.unsplit is not None:
             warnings.warn(
-                f"Phase {phase} fills the map of {label.shape[0]} x {label.shape[1]} pixels and is left as one grain.",
+                f"Phase {found.unsplit} fills the map of {grid.shape[0]} x {grid.shape[1]} pixels and is left as one "
+                "grain.",
                 UnsplitPhaseWarning,
                 stacklevel=3,
             )
-            basins = mask.astype(np.int32)
-        else:
-            distance = ndi.distance_transform_edt(mask, sampling=sampling)
-            seeds = _peaks(distance, mask) if h is None else _summits(distance, mask, h)
-            basins = _flood(distance, mask, seeds)
-        # Codes are in the order of first appearance: raster order.
-        numbers, found = pd.factorize(basins[mask])
-        grain_label[window][mask] = numbers + 1 + len(phase_of_grain)
-        phase_of_grain = np.append(phase_of_grain, np.full(len(found), phase, dtype=np.int16))
-    return grain_label, phase_of_grain
+        corner = window.ys.start, window.xs.start
+        parts.append(measure_window(found.grain, found.n, found.label, size=grid.size, corner=corner))
+        put_window(target, window.ys, window.xs, found.grain, above=n)
+        n += found.n
+    return GrainShapes.joined(parts)
 
 
-def _peaks(distance: Array, mask: Array) -> Array:
-    """Return the pixels of ``mask`` that no pixel of their 3 x 3 neighbourhood exceeds."""
-    highest: Array = ndi.maximum_filter(distance, size=3, mode="nearest")
-    peaks: Array = (highest == distance) & mask
-    return peaks
+def _check_room(windows: list[Window], grid: Grid, *, how: Plan, most: int) -> None:
+    """Refuse a piece that is too large for the budget before anything is separated, and warn of a large one."""
+    largest = max(windows, key=lambda window: window.n_pixels, default=None)
+    if largest is None or largest.n_pixels <= 2 * most:
+        return
+    needed = PIXEL_BYTES * largest.n_pixels
+    room = how.spare + how.need.per_worker
+    n_rows, n_columns = largest.ys.stop - largest.ys.start, largest.xs.stop - largest.xs.start
+    spans = f"{n_rows} x {n_columns} of the map's {grid.shape[0]} x {grid.shape[1]} pixels"
+    if needed > room:
+        smallest = -(-(how.limit - room + needed) // (10 * MB)) * 10 * MB
+        raise MemoryBudgetError(
+            "memory for grains",
+            found=f"a connected piece of a phase that spans {spans}, for whose window {format_size(room)} are left of "
+            f"{format_size(how.limit)}",
+            expected=f"{format_size(needed)} for it, at least {smallest // MB} MB in all",
+            fix=f"--memory {smallest // MB}MB, or cut the piece: --opening of eds-chunked phases",
+        )
+    warnings.warn(
+        f"A connected piece of a phase spans {spans}. It is separated exactly, in a window that takes "
+        f"{format_size(needed)} instead of {format_size(PIXEL_BYTES * most)}.",
+        GiantPieceWarning,
+        stacklevel=4,
+    )
 
 
-def _summits(distance: Array, mask: Array, h: float) -> Array:
-    """Return one pixel, the first of the highest, of each summit more than ``h`` above its pass to a higher summit.
-
-    These are the h-maxima that a morphological reconstruction of ``distance - h`` finds. That takes a sort of all
-    pixels; here the passes between the basins of all regional maxima are ranked instead, which are far fewer. Flooding
-    downwards keeps the pass between any two maxima, whichever basin gets the pixels of a plateau.
-    """
-    maxima, n = ndi.label(local_maxima(distance, connectivity=1) & mask)
-    pixel = np.flatnonzero(maxima)
-    first = pixel[np.unique(maxima.ravel()[pixel], return_index=True)[1]]
-    height = distance.ravel()[first]
-
-    basin = watershed(-distance, maxima, mask=mask, connectivity=1) - 1
-    low, high, level = _passes(basin, distance, n)
-    kept = _rise_above(height.tolist(), low.tolist(), high.tolist(), level.tolist(), h)
-
-    seeds = np.zeros(distance.shape, dtype=bool)
-    seeds.ravel()[first[kept]] = True
-    return seeds
+def _scratch(shape: tuple[int, int]) -> Any:
+    """Return an array (y, x) of zeros on disk, which is deleted when the process ends."""
+    return zarr.create_array(
+        zarr_store(scratch_folder()),
+        name=schema.GRAIN_LABEL,
+        shape=shape,
+        chunks=(_CHUNK, _CHUNK),
+        dtype=np.int32,
+        compressors=BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"),
+        fill_value=0,
+    )
 
 
-def _passes(basin: Array, distance: Array, n: int) -> tuple[Array, Array, Array]:
-    """Return the pairs of touching basins and the height of the pass between them, highest pass first."""
-    pairs, levels = [], []
-    for here, there in (((slice(1, None),), (slice(-1),)), ((..., slice(1, None)), (..., slice(-1)))):
-        a, b = basin[here], basin[there]
-        border = np.nonzero((a != b) & (a >= 0) & (b >= 0))
-        a, b = a[border].astype(np.int64), b[border].astype(np.int64)
-        pairs.append(np.minimum(a, b) * n + np.maximum(a, b))
-        levels.append(np.minimum(distance[here][border], distance[there][border]))
-    pair, level = np.concatenate(pairs), np.concatenate(levels)
-    order = np.lexsort((pair, -level))
-    pair, level = pair[order], level[order]
-    # The first of each pair is its highest pass; sorting the positions restores the order by height.
-    once = np.sort(np.unique(pair, return_index=True)[1])
-    return pair[once] // n, pair[once] % n, level[once]
+def _label_variable(targets: list[Any], source: str) -> xr.Variable:
+    maps = [
+        target if isinstance(target, np.ndarray) else da.from_array(target, chunks=(2 * _CHUNK, 2 * _CHUNK))
+        for target in targets
+    ]
+    dims: tuple[str, ...] = (schema.Y, schema.X)
+    if source == schema.LABEL:
+        return xr.Variable(dims, maps[0], schema.attributes(schema.GRAIN_LABEL))
+    stack = np.stack if isinstance(maps[0], np.ndarray) else da.stack
+    return xr.Variable((schema.PHASE, *dims), stack(maps), schema.attributes(schema.GRAIN_LABEL))
 
 
-def _rise_above(height: list[float], low: list[int], high: list[int], level: list[float], h: float) -> Array:
-    """Join basins from the highest pass down; the lower summit of a pair stays one if it is more than ``h`` above."""
-    parent = list(range(len(height)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    kept = np.ones(len(height), dtype=bool)
-    for a, b, saddle in zip(low, high, level, strict=True):
-        upper, lower = root(a), root(b)
-        if upper == lower:
-            continue
-        # Of two equal summits the first in raster order counts as the higher one.
-        if (height[upper], lower) < (height[lower], upper):
-            upper, lower = lower, upper
-        if saddle >= height[lower] - h:
-            kept[lower] = False
-        parent[lower] = upper
-    return kept
-
-
-def _flood(distance: Array, mask: Array, seeds: Array) -> Array:
-    """Flood ``mask`` from the connected ``seeds`` down the distance map; pieces without a seed get a number as well."""
-    markers, n_markers = ndi.label(seeds)
-    # Whole numbers instead of distances: the rank of the level, and in it first the seeds' pixels in raster order.
-    _, level = np.unique(distance[mask], return_inverse=True)
-    n_seeds = np.count_nonzero(seeds)
-    surface = np.zeros(distance.shape)
-    surface[mask] = -level * float(n_seeds + 1)
-    surface[seeds] -= np.arange(n_seeds, 0, -1)
-    basins: Array = watershed(surface, markers, mask=mask, connectivity=1)
-    left, _ = ndi.label(mask & (basins == 0))
-    basins[left > 0] = left[left > 0] + n_markers
-    return basins
+def _of_all(numbers: list[Numbered], name: str) -> Array:
+    return np.concatenate([getattr(one, name) for one in numbers])

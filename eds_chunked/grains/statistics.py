@@ -20,6 +20,7 @@ from eds_chunked.grains.usable import (
     FEWEST_GRAINS,
     UsableGrains,
     chosen_sizes,
+    name_of_phase,
     phases_of,
     usable_grains,
     with_boundary,
@@ -247,10 +248,21 @@ def compare_phases(
     Returns
     -------
     DataFrame
-        Phase, numbers of grains (all, used, left out at the edge and as too small), averages and spread with the unit
-        in the column's name, confidence intervals of geometric mean (CLT of logarithms) and median (binomial),
-        multiplicative SD, the p-value of the test of log-normality, the boundary width in um that was added (0 if
-        none), and ``reason``: why a phase with fewer than 3 usable grains has NaN; empty otherwise.
+        ``phase`` and its ``name`` (its number where it has none), numbers of grains (all, used, left out at the edge,
+        as too small and without a size; they add up), ``enough_grains`` (433 are used, or more), averages and spread
+        with the unit in the column's name, confidence intervals of geometric mean (CLT of logarithms) and median
+        (binomial), multiplicative SD, the p-value of the test of log-normality, the boundary width in um that was added
+        (0 if none), ``edge_rule`` and ``size_rule`` in words, and ``reason``: why a phase with fewer than 3 usable
+        grains has NaN; empty otherwise.
+
+    Raises
+    ------
+    ParameterError
+        A parameter out of its range.
+
+    Notes
+    -----
+    Memory: some hundred bytes a grain of the largest phase.
     """
     rows = []
     for phase in phases_of(grains):
@@ -260,10 +272,13 @@ def compare_phases(
         n = len(usable.diameters)
         row: dict[str, object] = {
             schema.PHASE: phase,
+            "name": name_of_phase(grains, phase),
             "n_grains": n + usable.n_edge_excluded + usable.n_small_excluded + usable.n_unmeasured,
             "n_used": n,
             "n_edge_excluded": usable.n_edge_excluded,
             "n_small_excluded": usable.n_small_excluded,
+            "n_unmeasured": usable.n_unmeasured,
+            "enough_grains": n >= ENOUGH_GRAINS,
         }
         found = (
             None
@@ -288,6 +303,7 @@ def compare_phases(
         row["multiplicative_sd"] = np.nan if found is None else found.multiplicative_sd
         row["log_normality_p"] = np.nan if found is None else found.log_normality.p_value
         row["boundary_width_um"] = boundary_width_um or 0.0
+        row["edge_rule"], row["size_rule"] = usable.edge_rule, usable.size_rule
         row["reason"] = "" if found is not None else f"{n} usable grains, {FEWEST_GRAINS} are needed"
         rows.append(row)
     return pd.DataFrame(rows)

@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 from scipy.optimize import OptimizeWarning, curve_fit
 
+from eds_chunked import schema
 from eds_chunked.errors import ParameterError
 from eds_chunked.grains.usable import UsableGrains, chosen_sizes
 
@@ -92,16 +93,17 @@ class UnfoldedSizes:
         return every.min(axis=0), every.max(axis=0)
 
     def table(self) -> pd.DataFrame:
-        """Return a row a class: from, to and midpoint in the unit, % of spheres, and volume up to its upper edge.
+        """Return a row a class: ``from_um``, ``to_um``, ``midpoint_um``, % of spheres, and volume up to its upper edge.
 
-        Volumes are in per cent, with the range over the readings of the method.
+        The unit in the names is that of the diameters. Volumes are in per cent, with the range over the readings of the
+        method.
         """
         volumes = [self.volume_fraction(edge) for edge in self.edges[1:]]
         return pd.DataFrame(
             {
-                "from": self.edges[:-1],
-                "to": self.edges[1:],
-                "midpoint": self.midpoints,
+                schema.measured("from", self.unit): self.edges[:-1],
+                schema.measured("to", self.unit): self.edges[1:],
+                schema.measured("midpoint", self.unit): self.midpoints,
                 "frequency_percent": self.frequencies,
                 "volume_percent": [volume.percent for volume in volumes],
                 "volume_low_percent": [volume.low for volume in volumes],

@@ -162,9 +162,16 @@ def with_boundary(usable: UsableGrains, boundary_width_um: float | None) -> Usab
     return replace(usable, diameters=values + boundary_width_um, boundary_width_um=float(boundary_width_um))
 
 
+def name_of_phase(grains: xr.Dataset, phase: int) -> str:
+    """Return the name that a phase was given before its grains were separated, else its number."""
+    given: Mapping[str, str] = grains.attrs.get(schema.PHASE_NAMES, {})
+    return str(given.get(str(phase), phase))
+
+
 def _title(grains: xr.Dataset, phase: int | None) -> str:
     # The phase first: a figure cuts a long title at its end.
-    parts = [f"phase {phase}" if phase is not None else "", schema.text(grains.attrs.get(schema.TITLE, ""))]
+    of_phase = "" if phase is None else f"phase {name_of_phase(grains, phase)}"
+    parts = [of_phase, schema.text(grains.attrs.get(schema.TITLE, ""))]
     return ", ".join(part for part in parts if part)
 
 

@@ -18,12 +18,12 @@ from eds_chunked.errors import ParameterError
 from eds_chunked.interchange.decompositions import (
     KINDS,
     LOADINGS,
-    NAVIGATION_MASK,
     Results,
     adopt,
     check_shapes,
     names_of,
 )
+from eds_chunked.interchange.means import MEAN, NAVIGATION_MASK, is_a_number_a_pixel, with_whole_mean
 from eds_chunked.readers.base import MapHeader
 from eds_chunked.readers.signal import Signal, find_maps
 from eds_chunked.readers.units import in_um
@@ -96,10 +96,12 @@ def from_hyperspy(signal: Any, *, results: Results | None = None, name: str | No
     if NAVIGATION_MASK in members:
         shapes[NAVIGATION_MASK] = (members[NAVIGATION_MASK].size,)
     check_shapes(ds, shapes, results=results, where=f"learning results of {source}")
+    height, width, n_channels = header.shape
+    members = with_whole_mean(members, n_pixels=height * width, n_channels=n_channels, where=source)
     if layout.row is not None and layout.row > layout.column:
         # HyperSpy's pixels are in the order of the array, here column by column.
-        height, width, _ = header.shape
-        for key in {LOADINGS[results], NAVIGATION_MASK} & members.keys():
+        of_pixels = {LOADINGS[results], NAVIGATION_MASK} | ({MEAN} if is_a_number_a_pixel(members) else set())
+        for key in of_pixels & members.keys():
             members[key] = np.array(members[key].reshape(width, height, -1).swapaxes(0, 1)).reshape(height * width, -1)
     return adopt(ds, members, results=results, name=name, where=source, source=source)
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from itertools import pairwise
-from typing import Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 
 from eds_chunked import schema
 from eds_chunked.errors import ChunkLayoutError
+from eds_chunked.readers.array_bands import ArrayBands
 from eds_chunked.readers.base import Band, Box, ElectronImage, MapHeader
-from eds_chunked.readers.slabs import bands_of_slabs, chunk_edges
-from eds_chunked.readers.whole import counts_dtype, scratch_bytes
+from eds_chunked.readers.signal import Layout
+from eds_chunked.readers.whole import counts_dtype
 from eds_chunked.store.conversion import STATED_TOTAL
 
-Array = np.ndarray[Any, Any]
-
+_LAYOUT = Layout(row=0, column=1, energy=2)
 _UNEVEN = 1e-3
 """Share of a step by which a coordinate may be off the line through its ends."""
 
@@ -52,23 +48,12 @@ class DatasetReader:
 
     def __init__(self, ds: xr.Dataset) -> None:
         schema.require(ds, schema.COUNTS)
-        self._data: Any = ds[schema.COUNTS].data
-        self._stored = np.dtype(self._data.dtype)
         self.header = _header(ds)
+        self._bands = ArrayBands(ds[schema.COUNTS].data, _LAYOUT, self.header.dtype, self.header.source)
 
     def peak_bytes(self, rows: int, box: Box | None = None) -> int:
         """Bytes that a loop over ``bands(rows, box)`` holds at most, over what the process holds now."""
-        whole = box or Box.whole(self.header.shape)
-        height, width, channels = whole.shape
-        rows = min(rows, height)
-        bands: int = min(2, math.ceil(height / rows)) * rows * width * channels * self.header.dtype.itemsize
-        bands += scratch_bytes(self._stored, values=width * channels) + (1 << 20)
-        if not isinstance(self._data, da.Array):
-            return bands
-        slab = max(b - a for a, b in pairwise(self._edges(rows, whole))) * width * channels * self._stored.itemsize
-        # dask joins the parts of a slab by a copy; of a chunk that cannot be cut while it is made all is there.
-        chunk = math.prod(max(sizes) for sizes in self._data.chunks) * self._stored.itemsize
-        return int(bands + 2 * slab + chunk)
+        return self._bands.peak_bytes(rows, box or Box.whole(self.header.shape))
 
     def bands(self, rows: int, box: Box | None = None) -> Iterator[Band]:
         """Yield the rows of a box (default: of the whole map), ``rows`` at a time, in unsigned integers.
@@ -78,36 +63,11 @@ class DatasetReader:
         CountsError
             A value is negative, not whole, NaN or too large.
         """
-        whole = box or Box.whole(self.header.shape)
-
-        def read(y0: int, y1: int) -> Array:
-            block = self._data[y0:y1, whole.xs, whole.channels]
-            if isinstance(block, da.Array):
-                block = block.compute(scheduler="synchronous")
-            return np.asarray(block)
-
-        yield from bands_of_slabs(
-            read,
-            edges=self._edges(rows, whole),
-            box=whole,
-            dtype=self.header.dtype,
-            rows=rows,
-            source=self.header.source,
-        )
+        return self._bands.bands(rows, box or Box.whole(self.header.shape))
 
     def images(self) -> Iterator[ElectronImage]:
         """Yield nothing: a map in a Dataset has no electron images."""
         yield from ()
-
-    def _edges(self, rows: int, box: Box) -> list[int]:
-        _, width, channels = box.shape
-        row_bytes = width * channels * self._stored.itemsize
-        if not isinstance(self._data, da.Array):
-            return chunk_edges(box, chunk=None, rows=rows, row_bytes=row_bytes)
-        if self._data.npartitions == 1:
-            # Nothing says that a part of it can be had for less than all of it.
-            return [box.ys.start, box.ys.stop]
-        return chunk_edges(box, chunk=max(self._data.chunks[0]), rows=rows, row_bytes=row_bytes)
 
 
 def _header(ds: xr.Dataset) -> MapHeader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +16,28 @@ import xarray as xr
 from eds_chunked import schema
 from eds_chunked.decomposition.advice import advise_components
 from eds_chunked.decomposition.elbow import is_centred
+from eds_chunked.decomposition.low_rank import with_mean
 from eds_chunked.decomposition.result import variable
 from eds_chunked.errors import ChunkLayoutError, ParameterError
+from eds_chunked.interchange.means import (
+    CENTRE,
+    MEAN,
+    MEAN_IS_FIRST,
+    NAVIGATION_MASK,
+    OVER_PIXELS,
+    POISSON_SCALED,
+    SIGNAL_MASK,
+    Mean,
+    is_first_component,
+    is_lost,
+    mean_of,
+)
+from eds_chunked.interchange.variances import (
+    EXPLAINED_VARIANCE,
+    EXPLAINED_VARIANCE_RATIO,
+    variances_for_hyperspy,
+    variances_of,
+)
 from eds_chunked.store.layout import tile_shape
 from eds_chunked.store.provenance import result_attributes
 
@@ -27,12 +48,6 @@ KINDS: tuple[Results, ...] = ("decomposition", "bss")
 FACTORS = {"decomposition": "factors", "bss": "bss_factors"}
 LOADINGS = {"decomposition": "loadings", "bss": "bss_loadings"}
 ALGORITHM = {"decomposition": "decomposition_algorithm", "bss": "bss_algorithm"}
-EXPLAINED_VARIANCE = "explained_variance"
-EXPLAINED_VARIANCE_RATIO = "explained_variance_ratio"
-POISSON_SCALED = "poissonian_noise_normalized"
-CENTRE = "centre"
-NAVIGATION_MASK = "navigation_mask"
-SIGNAL_MASK = "signal_mask"
 # Names that HyperSpy gives to what a decomposition, or the source separation after it, leaves behind.
 
 _ALGORITHMS = {schema.PCA: "SVD", schema.NMF: "NMF"}
@@ -44,44 +59,41 @@ _TILES_OF_A_CHUNK = 4
 
 def names_of(results: Results) -> tuple[str, ...]:
     """Return the names of what is read of HyperSpy's results; a source separation explains no variance."""
-    both = (FACTORS[results], LOADINGS[results], ALGORITHM[results], POISSON_SCALED, NAVIGATION_MASK, SIGNAL_MASK)
-    return both if results == "bss" else (*both, EXPLAINED_VARIANCE, EXPLAINED_VARIANCE_RATIO, CENTRE)
+    masks_and_mean = (POISSON_SCALED, NAVIGATION_MASK, SIGNAL_MASK, CENTRE, MEAN, MEAN_IS_FIRST)
+    both = (FACTORS[results], LOADINGS[results], ALGORITHM[results], *masks_and_mean)
+    return both if results == "bss" else (*both, EXPLAINED_VARIANCE, EXPLAINED_VARIANCE_RATIO)
 
 
 # ----------------------------------------------------------------------------------------------- to HyperSpy
 def hyperspy_members(result: xr.Dataset) -> dict[str, Any]:
     """Return what HyperSpy keeps of a PCA or NMF, except the loadings: factors (channels, components), masks, numbers.
 
-    A mask of HyperSpy says what is left out; what is not known is not there.
+    A mask of HyperSpy says what is left out; what is not known is not there. The mean of a centred PCA is the first of
+    its components (:data:`eds_chunked.interchange.means.MEAN_IS_FIRST`); loadings that go with these factors are those
+    of :func:`eds_chunked.decomposition.low_rank.with_mean`.
     """
     schema.require(result, schema.FACTORS, schema.LOADINGS)
     parameters = result.attrs.get(schema.PARAMETERS, {})
-    factors = np.ascontiguousarray(result[schema.FACTORS].values.T)
+    factors = np.ascontiguousarray(with_mean(result)[schema.FACTORS].values.T)
     members: dict[str, Any] = {
         ALGORITHM["decomposition"]: str(
             _ALGORITHMS.get(str(result.attrs.get(schema.STEP))) or parameters.get("estimator") or _OTHER_ALGORITHM
         ),
         FACTORS["decomposition"]: factors,
         "original_shape": np.array([result.sizes[axis] for axis in schema.VARIABLES[schema.COUNTS].dims]),
-        "output_dimension": result.sizes[schema.COMPONENT],
+        "output_dimension": factors.shape[1],
         POISSON_SCALED: parameters.get("noise") == "poisson",
         "unfolded": True,
     }
-    if schema.EXPLAINED_VARIANCE in result:
-        members[EXPLAINED_VARIANCE] = result[schema.EXPLAINED_VARIANCE].values
-    if schema.EXPLAINED_VARIANCE_RATIO in result:
-        ratio = result[schema.EXPLAINED_VARIANCE_RATIO].values
-        if schema.EIGENVALUES in result and result.sizes[schema.RANK] > len(ratio):
-            # Of all eigenvalues, as HyperSpy has it of a decomposition that was cropped.
-            eigenvalues = result[schema.EIGENVALUES].values
-            ratio = np.concatenate([ratio, eigenvalues[len(ratio) :] / eigenvalues.sum()])
-        members[EXPLAINED_VARIANCE_RATIO] = ratio
+    members |= variances_for_hyperspy(result)
     if schema.NOISE_RATIO in result:
         advice = advise_components(result)
         if advice.n_components or advice.elbow:
             members["number_significant_components"] = advice.n_components or advice.elbow
     if is_centred(result) or CENTRE in parameters:
-        members[CENTRE] = str(parameters.get(CENTRE, "navigation"))
+        members[CENTRE] = str(parameters.get(CENTRE, OVER_PIXELS))
+    if schema.MEAN_SPECTRUM in result:
+        members[MEAN_IS_FIRST] = True
     if schema.ANALYSED_PIXEL in result.coords:
         members[NAVIGATION_MASK] = ~result[schema.ANALYSED_PIXEL].values
     left_out = np.isnan(factors).any(axis=1)
@@ -142,7 +154,8 @@ def check_shapes(ds: xr.Dataset, shapes: Mapping[str, tuple[int, ...]], *, resul
             + (" and s.blind_source_separation(...)" if results == "bss" else ""),
         )
     factors = shapes[FACTORS[results]]
-    k = factors[1] if len(factors) == 2 and 1 <= factors[1] <= most else 0
+    mean_first = results == "decomposition" and MEAN_IS_FIRST in shapes
+    k = factors[1] if len(factors) == 2 and 1 <= factors[1] <= most + mean_first else 0
 
     def check(name: str, fits: bool, expected: str, fix: str) -> None:
         if not fits:
@@ -161,8 +174,14 @@ def check_shapes(ds: xr.Dataset, shapes: Mapping[str, tuple[int, ...]], *, resul
         check(SIGNAL_MASK, shapes[SIGNAL_MASK] == (n_channels,), f"({n_channels} channels,)", window)
     for name in (EXPLAINED_VARIANCE, EXPLAINED_VARIANCE_RATIO):
         if name in shapes:
-            fits = len(shapes[name]) == 1 and k <= shapes[name][0] <= most
-            check(name, fits, f"{k} to {most} values", "save the learning results again")
+            # A map of few pixels has more eigenvalues than components: the others are zero.
+            last = n_channels + mean_first
+            fits = len(shapes[name]) == 1 and k <= shapes[name][0] <= last
+            check(name, fits, f"{k} to {last} values", "save the learning results again")
+    if MEAN in shapes:
+        largest = max(n_pixels, n_channels)
+        fits = 1 <= math.prod(shapes[MEAN]) <= largest
+        check(MEAN, fits, f"a value a channel or a pixel, {largest} at most", "save the learning results again")
 
 
 def adopt(
@@ -171,6 +190,13 @@ def adopt(
     """Make a result of the map ``ds`` of what HyperSpy found; the shapes were checked.
 
     Loadings that are mapped from a file stay there; the Dataset is lazy on them.
+
+    Parameters
+    ----------
+    ds
+        The map.
+    found
+        HyperSpy's members, the mean as :func:`eds_chunked.interchange.means.with_whole_mean` has it.
 
     Raises
     ------
@@ -190,7 +216,12 @@ def adopt(
             raise ParameterError(
                 where, found=f"no {what} that is not masked or NaN", expected="at least one", fix="mask less"
             )
-    k = len(factors)
+    mean_first = results == "decomposition" and is_first_component(found)
+    k = len(factors) - mean_first
+    if k == 0:
+        raise ParameterError(
+            where, found="a mean and no component", expected="at least one component", fix="keep more components"
+        )
     algorithm = str(found.get(ALGORITHM[results], ""))
     non_negative = bool(np.nanmin(factors) >= 0) and scan.least >= 0
     step = schema.PCA if EXPLAINED_VARIANCE in found else schema.DECOMPOSE
@@ -202,11 +233,21 @@ def adopt(
         coords[schema.ANALYSED_PIXEL] = variable(schema.ANALYSED_PIXEL, pixels.reshape(grid))
     if not channels.all():
         coords[schema.ANALYSED_CHANNEL] = variable(schema.ANALYSED_CHANNEL, channels)
+    maps = _loadings(stored, (height, width), ds.sizes[schema.ENERGY])
+    mean = mean_of(found, pixels=scan.used, channels=np.asarray(np.isfinite(factors).all(axis=0)))
+    if mean_first:
+        mean = Mean(factors[0], maps[0])
     variables = {
-        schema.FACTORS: variable(schema.FACTORS, factors),
-        schema.LOADINGS: variable(schema.LOADINGS, _loadings(stored, (height, width), ds.sizes[schema.ENERGY])),
-        **_variances(found, k),
+        schema.FACTORS: variable(schema.FACTORS, factors[-k:]),
+        schema.LOADINGS: variable(schema.LOADINGS, maps[-k:]),
+        **variances_of(found, k),
     }
+    if mean is not None:
+        variables[schema.MEAN_SPECTRUM] = variable(schema.MEAN_SPECTRUM, mean.spectrum)
+        loading = mean.loading.reshape(height, width).astype(np.float32)
+        variables[schema.MEAN_LOADING] = variable(schema.MEAN_LOADING, loading)
+        if not mean_first:
+            variables[schema.MEAN_VARIANCE] = variable(schema.MEAN_VARIANCE, mean.variance)
     energy = ds[schema.ENERGY].values
     half = abs(float(energy[-1] - energy[0])) / max(1, 2 * (len(energy) - 1))
     parameters = {
@@ -217,9 +258,14 @@ def adopt(
         schema.IMPORTED_FROM: source,
         "energy": [float(energy.min()) - half, float(energy.max()) + half],
     }
-    if found.get(CENTRE) is not None:
-        parameters |= {CENTRE: str(found[CENTRE]), "is_product": False}
     content = hashlib.sha256(np.ascontiguousarray(factors).tobytes()).hexdigest() + scan.digest
+    if mean is not None or is_lost(found):
+        # The sources of a mean that was a component are products, as if nothing had been taken off.
+        parameters[CENTRE] = str(found[CENTRE])
+    if mean is not None and not mean_first:
+        content += hashlib.sha256(mean.spectrum.tobytes() + mean.loading.tobytes()).hexdigest()
+    if is_lost(found):
+        parameters["is_product"] = False
     attrs = result_attributes(ds, step, parameters, content)
     return xr.Dataset(variables, coords, attrs | {schema.RUN: schema.check_run_name(name or f"hs{k}")})
 
@@ -284,29 +330,3 @@ def _loadings(stored: Array, grid: tuple[int, int], n_channels: int) -> Any:
         fancy=False,
         meta=np.empty((0, 0, 0), np.float32),
     )
-
-
-def _variances(found: Mapping[str, Any], k: int) -> dict[str, Any]:
-    """Return explained variance, its ratio and the eigenvalues, as far as they are known.
-
-    Where HyperSpy kept only some components from the start, its ratio is of what they explain together. It is taken as
-    it is, and says so.
-    """
-    variables: dict[str, Any] = {}
-    variance, ratio = (
-        None if found.get(name) is None else np.asarray(found[name], np.float64)
-        for name in (EXPLAINED_VARIANCE, EXPLAINED_VARIANCE_RATIO)
-    )
-    if variance is not None and ratio is None and variance.sum() > 0:
-        ratio = variance / variance.sum()
-    if ratio is not None:
-        dims, values, attrs = variable(schema.EXPLAINED_VARIANCE_RATIO, ratio[:k])
-        if len(ratio) == k:
-            attrs["long_name"] = "share of the variance of these components together, as HyperSpy states it"
-        variables[schema.EXPLAINED_VARIANCE_RATIO] = dims, values, attrs
-    if variance is not None:
-        variables[schema.EXPLAINED_VARIANCE] = variable(schema.EXPLAINED_VARIANCE, variance[:k])
-        if ratio is not None and len(ratio) > len(variance) and ratio[0] > 0:
-            variance = ratio * (variance[0] / ratio[0])
-        variables[schema.EIGENVALUES] = variable(schema.EIGENVALUES, variance)
-    return variables

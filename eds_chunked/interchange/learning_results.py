@@ -12,25 +12,30 @@ import numpy as np
 import xarray as xr
 
 from eds_chunked import progress, schema
+from eds_chunked.decomposition.low_rank import with_mean
 from eds_chunked.engine.scratch import scratch_folder
 from eds_chunked.errors import ParameterError
 from eds_chunked.interchange.decompositions import (
     ALGORITHM,
-    CENTRE,
-    EXPLAINED_VARIANCE,
     FACTORS,
     KINDS,
     LOADINGS,
-    NAVIGATION_MASK,
-    POISSON_SCALED,
-    SIGNAL_MASK,
     Results,
     adopt,
     check_shapes,
     hyperspy_members,
     names_of,
 )
+from eds_chunked.interchange.means import (
+    CENTRE,
+    MEAN_IS_FIRST,
+    NAVIGATION_MASK,
+    POISSON_SCALED,
+    SIGNAL_MASK,
+    with_whole_mean,
+)
 from eds_chunked.interchange.npz import Member, NpzFile, Rows, open_npz, write_npz
+from eds_chunked.interchange.variances import EXPLAINED_VARIANCE
 from eds_chunked.memory import Need, n_cpus, plan
 from eds_chunked.store.backend import room_at
 from eds_chunked.store.whole_files import written_whole
@@ -51,7 +56,13 @@ _EARLIER_NAMES = {
 """What earlier versions of HyperSpy called the same."""
 _COMPONENTS = "pc"
 """An early name of the components: of their maps or, by its shape, of their spectra."""
-_SINGLE = {ALGORITHM["decomposition"]: "U", ALGORITHM["bss"]: "U", CENTRE: "U", POISSON_SCALED: "b"}
+_SINGLE = {
+    ALGORITHM["decomposition"]: "U",
+    ALGORITHM["bss"]: "U",
+    CENTRE: "U",
+    POISSON_SCALED: "b",
+    MEAN_IS_FIRST: "b",
+}
 _MASKS = (NAVIGATION_MASK, SIGNAL_MASK)
 """The members that are no arrays of real numbers: of what kind a single value is, and the masks."""
 _ROWS = 256
@@ -72,6 +83,10 @@ def write_learning_results(
     row by row, such that ``loadings @ factors.T`` is the model of the counts; NaN and a mask where pixels or channels
     were left out. All members are plain arrays. What is not known is not in the file, so a signal that already has
     other results should be a fresh one.
+
+    The mean of a centred PCA is the first of HyperSpy's components, and no member ``mean``: HyperSpy 2.5 cannot make a
+    model with a mean spectrum. So ``get_decomposition_model()`` is :func:`reconstruct`. Its explained variance is the
+    square of the mean, and ratios are of the whole then.
 
     Parameters
     ----------
@@ -116,10 +131,11 @@ def write_learning_results(
             fix=f"{target.stem}{_SUFFIX}",
         )
     members = hyperspy_members(result)
-    rows = _rows_at_once(result, memory)
-    height, width, k = (result.sizes[axis] for axis in (schema.Y, schema.X, schema.COMPONENT))
-    dtype = result[schema.LOADINGS].dtype
-    members[LOADINGS["decomposition"]] = Rows((height * width, k), dtype, loading_rows(result, rows))
+    whole = with_mean(result)
+    rows = _rows_at_once(whole, memory)
+    height, width, k = (whole.sizes[axis] for axis in (schema.Y, schema.X, schema.COMPONENT))
+    dtype = whole[schema.LOADINGS].dtype
+    members[LOADINGS["decomposition"]] = Rows((height * width, k), dtype, loading_rows(whole, rows))
     with written_whole(target, overwrite=overwrite) as draft:
         write_npz(draft, {name: members[name] for name in sorted(members)})
     return target
@@ -146,8 +162,8 @@ def _rows_at_once(result: xr.Dataset, memory: str | int | None) -> int:
     if loadings.chunks is not None:
         sides = {axis: max(sizes) for axis, sizes in zip(loadings.dims, loadings.chunks, strict=True)}
         chunk, rows = itemsize * int(np.prod(list(sides.values()))), sides[schema.Y]
-    # A row is there as it was read, joined, with its components last, and on its way into the file.
-    need = Need("learning results", 2 * n_cpus() * chunk, 4 * width * k * itemsize)
+    # A row is there as it was read, with the mean, joined, with its components last, and on its way into the file.
+    need = Need("learning results", 2 * n_cpus() * chunk, 5 * width * k * itemsize)
     return plan(need, memory=memory, max_workers=min(rows, height)).workers
 
 
@@ -179,7 +195,8 @@ def read_learning_results(
     -------
     Dataset of step ``nmf`` (by the algorithm, or where that is not known: nothing is negative), ``pca`` (it explains
     variance) or ``decompose`` (the rest), with ``factors`` (component, energy) and ``loadings`` (component, y, x;
-    float32, lazy), and where there are such ``explained_variance``, ``explained_variance_ratio`` and ``eigenvalues``.
+    float32, lazy), and where there are such ``explained_variance``, ``explained_variance_ratio`` and ``eigenvalues``,
+    and of centred results ``mean_spectrum`` (energy), ``mean_loading`` (y, x) and ``mean_variance``.
     HyperSpy's masks, and what is NaN, become ``analysed_pixel`` and ``analysed_channel``.
 
     Raises
@@ -223,7 +240,9 @@ def read_learning_results(
                 file.refuse(member.name, f"{member.dtype} values of shape {member.shape}")
         shapes = {known: member.shape for known, member in wanted.items()}
         check_shapes(ds, shapes, results=results, where=str(place))
+        height, width, n_channels = (ds.sizes[axis] for axis in schema.VARIABLES[schema.COUNTS].dims)
         found = _read(file, wanted, LOADINGS[results])
+        found = with_whole_mean(found, n_pixels=height * width, n_channels=n_channels, where=str(place))
     source = os.path.abspath(place)
     return adopt(ds, found, results=results, name=name, where=str(place), source=source)
 

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from eds_chunked import schema
+from eds_chunked.decomposition.low_rank import with_mean
 from eds_chunked.decomposition.result import check_same_axes
 from eds_chunked.engine.scratch import scratch_folder
 from eds_chunked.errors import ParameterError
@@ -43,7 +44,8 @@ def to_hyperspy(ds: xr.Dataset, *, variable: str | None = None, results: xr.Data
     results
         PCA or NMF of the same pixels and channels, to be the map's ``learning_results``: then
         ``plot_decomposition_results()``, ``get_decomposition_loadings()``, ``get_decomposition_model()`` and
-        ``blind_source_separation`` work without a decomposition in HyperSpy.
+        ``blind_source_separation`` work without a decomposition in HyperSpy. The mean of a centred PCA is the first
+        of HyperSpy's components.
 
     Returns
     -------
@@ -100,7 +102,7 @@ def to_hyperspy(ds: xr.Dataset, *, variable: str | None = None, results: xr.Data
         check_same_axes(ds, results)
         members = hyperspy_members(results)
         members["original_shape"] = tuple(int(size) for size in members["original_shape"])
-        members[LOADINGS["decomposition"]] = _loadings(results)
+        members[LOADINGS["decomposition"]] = _loadings(with_mean(results))
         for member, value in members.items():
             setattr(signal.learning_results, member, value)
     return signal

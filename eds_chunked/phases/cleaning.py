@@ -6,6 +6,8 @@ smaller than it is. Both functions are lazy.
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any, NamedTuple
 
 import dask.array as da
@@ -14,11 +16,14 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from eds_chunked import schema
 from eds_chunked.errors import ParameterError
 
-__all__ = ["check_min_size", "fill_small_holes", "remove_small_objects"]
+__all__ = ["area_of_min_size", "check_min_size", "fill_small_holes", "min_size_in_pixels", "remove_small_objects"]
 
 Array = np.ndarray[Any, Any]
+
+_AREA = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*[uµμ]m(?:2|\^2|²)\s*")
 
 
 def remove_small_objects(mask: da.Array | Array, *, min_size: int) -> da.Array:
@@ -92,10 +97,48 @@ def check_min_size(min_size: int) -> int:
         raise ParameterError(
             "min_size",
             found=repr(min_size),
-            expected="a whole number of pixels, 0 or more",
+            expected="a whole number of pixels, 0 or more, or an area such as '50um2'",
             fix="min_size=100, or min_size=0 to keep everything",
         )
     return int(min_size)
+
+
+def area_of_min_size(min_size: int | str) -> float | None:
+    """Return the area in um2 of a size that is given as one (``"50um2"``), None for a number of pixels."""
+    match = _AREA.fullmatch(min_size) if isinstance(min_size, str) else None
+    return None if match is None else float(match[1])
+
+
+def min_size_in_pixels(min_size: int | str, *, pixel_size: tuple[float, float, str]) -> int:
+    """Return the fewest pixels that have at least the given size.
+
+    Parameters
+    ----------
+    min_size
+        Pixels, or an area such as ``"50um2"``.
+    pixel_size
+        Height, width and unit of a pixel, as :func:`eds_chunked.schema.pixel_size` gives them.
+
+    Raises
+    ------
+    ParameterError
+        A size that is neither, or an area on a map whose pixels have no known size.
+    """
+    area = area_of_min_size(min_size)
+    if area is None:
+        return check_min_size(min_size)  # type: ignore[arg-type]
+    height, width, unit = pixel_size
+    if unit != schema.MICROMETRE:
+        raise ParameterError(
+            "min_size",
+            found=f"{min_size!r} on a map whose pixels have no size in {schema.MICROMETRE}",
+            expected="a number of pixels, or a calibrated map",
+            fix="min_size=100, or eds-chunked calibrate STORE --pixel-size 0.5 before the decomposition",
+        )
+    in_pixels = area / (height * width)
+    # A size that is a whole number of pixels but for the rounding of the pixel size is that number.
+    nearest = round(in_pixels)
+    return nearest if math.isclose(in_pixels, nearest, rel_tol=1e-9) else math.ceil(in_pixels)
 
 
 class _Faces(NamedTuple):

@@ -13,25 +13,29 @@ from eds_chunked import schema
 from eds_chunked.errors import ParameterError
 from eds_chunked.phases.densities import DENSITY_COLUMN, Densities, checked_densities
 from eds_chunked.phases.naming import LEFT_OUT_ROW, MIXED_ROW, UNASSIGNED_ROW, phase_names
+from eds_chunked.phases.percent import closed_percent
 
 __all__ = ["LEFT_OUT_ROW", "MIXED_ROW", "UNASSIGNED_ROW", "label_rows", "modal_table"]
 
 Array = np.ndarray[Any, Any]
 
-LEFT_OUT_LABEL = schema.MIXED + 1
-"""Number of the pixels that were left out of the analysis and have no phase; labels are one byte, this is not."""
+LEFT_OUT_LABEL = schema.LEFT_OUT_LABEL
 
 CONFIDENCE = 0.95
+INTERVAL = "interval"
+"""Attribute of the table: how its confidence intervals came about."""
 _RESAMPLES = 2000
-_SEED = 0
+_FEWEST_BLOCKS = 4
 
 
-def modal_table(phases: xr.Dataset, *, densities: Densities | None = None, blocks: int = 25) -> pd.DataFrame:
+def modal_table(
+    phases: xr.Dataset, *, densities: Densities | None = None, blocks: int = 25, seed: int = 0
+) -> pd.DataFrame:
     """Compute the area of every phase from the exclusive labels, with confidence intervals, and weights if wanted.
 
-    Every pixel has one label and is counted once, as an integer; ``area_percent`` is 100 times that count over the
-    number of pixels and is not rounded, so the column adds up to 100 but for the last bit of a float64. Area percent
-    is volume percent only for a section that is a fair sample of the rock.
+    Every pixel has one label and is counted once, as an integer. ``area_percent`` is 100 times that count over the
+    number of pixels, to 1.4e-14, and adds up to exactly 100.0 in any order. Area percent is volume percent only for a
+    section that is a fair sample of the rock.
 
     Pixels are no independent samples: neighbours are of one grain. So the interval comes from a bootstrap of square
     blocks of the map, drawn with replacement. It is right where a block is larger than the grains, and too narrow where
@@ -47,6 +51,8 @@ def modal_table(phases: xr.Dataset, *, densities: Densities | None = None, block
         ``density_g_cm3``. Unassigned and mixed may have one too; without it they are not weighed.
     blocks
         About how many blocks the map is cut into for the bootstrap.
+    seed
+        What the blocks are drawn with.
 
     Returns
     -------
@@ -55,18 +61,20 @@ def modal_table(phases: xr.Dataset, *, densities: Densities | None = None, block
         were left out of the analysis. Columns: ``phase`` (text: a name, else the number), ``n_pixels``, ``area_um2``
         (``area_px`` on a map without pixel size), ``area_percent``, and ``mask_percent``: the share of the map under
         the phase's own mask, NaN in the last rows. Masks overlap, so that column may add up to any number. Then
-        ``area_percent_low`` and ``area_percent_high``, the 95 % interval (NaN where the map has fewer than 4 blocks).
+        ``area_percent_low`` and ``area_percent_high``, the 95 % interval (NaN where the map has fewer than 4 blocks);
+        the attribute ``interval`` says how it came about.
 
         With ``densities`` also ``density_g_cm3``, ``weight_percent`` and ``weight_reason``, which says why a weight is
-        NaN. Weights are shares of what is weighed and add up to 100. Where a phase with pixels has no density, no
-        weight is known.
+        NaN. Weights are shares of what is weighed and add up to exactly 100. Where a phase with pixels has no density,
+        no weight is known.
 
     Raises
     ------
     ChunkLayoutError
         ``phases`` lacks a variable or has other dimensions.
     ParameterError
-        A label that is none of the phases, a selection without pixels, densities that are none or of no phase.
+        A label that is none of the phases, a selection without pixels, densities that are none or of no phase, or
+        ``blocks`` or ``seed`` that is no whole number.
 
     Notes
     -----
@@ -80,6 +88,8 @@ def modal_table(phases: xr.Dataset, *, densities: Densities | None = None, block
     schema.require(phases, schema.LABEL, schema.MASK)
     if not isinstance(blocks, int | np.integer) or blocks < 1:
         raise ParameterError("blocks", found=repr(blocks), expected="a whole number from 1", fix="blocks=25")
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise ParameterError("seed", found=repr(seed), expected="a whole number from 0", fix="seed=0")
     height, width, unit = schema.pixel_size(phases)
     _check_there_are_pixels(phases)
     # Integers: sums over blocks are those of the map.
@@ -90,23 +100,29 @@ def modal_table(phases: xr.Dataset, *, densities: Densities | None = None, block
     per_block = per_block[:, order]
     n_pixels = counts[order]
     total = int(n_pixels.sum())
-    low, high = _intervals(per_block)
+    low, high = _intervals(per_block, seed)
     mask_pixels = phases[schema.MASK].sum((schema.Y, schema.X)).values
     table = pd.DataFrame(
         {
             schema.PHASE: rows,
             schema.N_PIXELS: n_pixels,
             schema.measured(schema.AREA, unit): n_pixels * (height * width),
-            "area_percent": 100 * n_pixels / total,
+            "area_percent": closed_percent(n_pixels.tolist()),
             "mask_percent": [*(100 * mask_pixels / total), *[np.nan] * (len(rows) - len(mask_pixels))],
             "area_percent_low": low,
             "area_percent_high": high,
         }
     )
-    if densities is None:
-        return table
-    n_phases = len(mask_pixels)
-    return _weighed(table, checked_densities(densities, rows, n_phases=n_phases), n_phases)
+    if densities is not None:
+        n_phases = len(mask_pixels)
+        table = _weighed(table, checked_densities(densities, rows, n_phases=n_phases), n_phases)
+    found = len(per_block)
+    table.attrs[INTERVAL] = (
+        f"95 %, bootstrap of {found} blocks, {_RESAMPLES} samples, seed {seed}"
+        if found >= _FEWEST_BLOCKS
+        else f"none: {found} blocks, {_FEWEST_BLOCKS} are needed"
+    )
+    return table
 
 
 def label_rows(phases: xr.Dataset, *, left_out: bool) -> tuple[list[int], list[str]]:
@@ -166,11 +182,11 @@ def _counts_of_blocks(phases: xr.Dataset, blocks: int, aspect: float) -> Array:
     return np.array(counts)
 
 
-def _intervals(per_block: Array) -> tuple[Array, Array]:
+def _intervals(per_block: Array, seed: int) -> tuple[Array, Array]:
     n_blocks, n_rows = per_block.shape
-    if n_blocks < 4:
+    if n_blocks < _FEWEST_BLOCKS:
         return np.full(n_rows, np.nan), np.full(n_rows, np.nan)
-    drawn = np.random.default_rng(_SEED).multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=_RESAMPLES)
+    drawn = np.random.default_rng(seed).multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=_RESAMPLES)
     pixels = drawn @ per_block
     shares = 100 * pixels / pixels.sum(axis=1, keepdims=True)
     # Of few blocks the plain percentile interval is too narrow, as a normal one with the standard deviation over n is.
@@ -196,6 +212,9 @@ def _weighed(table: pd.DataFrame, densities: dict[str, float], n_phases: int) ->
             reasons.append("" if total else "nothing to weigh")
     known = np.array([reason == "" for reason in reasons])
     table[DENSITY_COLUMN] = density
-    table["weight_percent"] = np.divide(100 * weight, total, out=np.full(len(rows), np.nan), where=known)
+    percent = np.full(len(rows), np.nan)
+    if known.any():
+        percent[known] = closed_percent(weight[known].tolist())
+    table["weight_percent"] = percent
     table["weight_reason"] = reasons
     return table

@@ -10,26 +10,42 @@ import xarray as xr
 
 from eds_chunked import schema
 from eds_chunked.errors import ParameterError
+from eds_chunked.memory import Need, plan
 from eds_chunked.store.provenance import result_attributes
 
-__all__ = ["LEFT_OUT_ROW", "MIXED_ROW", "UNASSIGNED_ROW", "merge_phases", "phase_names"]
+__all__ = ["LEFT_OUT_ROW", "MERGES", "MIXED_ROW", "UNASSIGNED_ROW", "merge_phases", "phase_names"]
 
 Array = np.ndarray[Any, Any]
 
-UNASSIGNED_ROW = "unassigned"
-MIXED_ROW = "mixed"
-LEFT_OUT_ROW = "left out"
+MERGES = "merges"
+"""Parameter by which merged phases are told from others."""
+MIN_SIZE = "min_size"
+
+UNASSIGNED_ROW, MIXED_ROW, LEFT_OUT_ROW = schema.UNASSIGNED_ROW, schema.MIXED_ROW, schema.LEFT_OUT_ROW
 _TAKEN = (UNASSIGNED_ROW, MIXED_ROW, LEFT_OUT_ROW)
 
 
-def phase_names(phases: xr.Dataset) -> list[str]:
-    """Return what tables call the phases 1..n: the name that was given to each, else its number."""
-    given: Mapping[str, str] = phases.attrs.get(schema.PHASE_NAMES, {})
-    return [given.get(str(number), str(number)) for number in range(1, phases.sizes[schema.PHASE] + 1)]
+def phase_names(result: xr.Dataset) -> list[str]:
+    """Return what tables call the phases of a result: the name that was given to each, else its number.
+
+    Phases are those of the dimension ``phase``, or 1 to n of grains, which have none. Results that are made from phases
+    with names know them too.
+    """
+    given: Mapping[str, str] = result.attrs.get(schema.PHASE_NAMES, {})
+    if schema.PHASE in result.coords and result[schema.PHASE].dims == (schema.PHASE,):
+        numbers = [int(number) for number in result[schema.PHASE].values]
+    else:
+        n_phases = result.sizes[schema.PHASE] if schema.PHASE in result.sizes else result.attrs[schema.N_PHASES]
+        numbers = list(range(1, n_phases + 1))
+    return [given.get(str(number), str(number)) for number in numbers]
 
 
 def merge_phases(
-    phases: xr.Dataset, *, merges: Mapping[str, Sequence[int]] | None = None, names: Mapping[int, str] | None = None
+    phases: xr.Dataset,
+    *,
+    merges: Mapping[str, Sequence[int]] | None = None,
+    names: Mapping[int, str] | None = None,
+    memory: str | int | None = None,
 ) -> xr.Dataset:
     """Compute phases in which those that are one mineral are one, and that have names.
 
@@ -46,13 +62,16 @@ def merge_phases(
         Numbers of phases by the name that they get as one, such as ``{"feldspar": [2, 5]}``.
     names
         Names of phases that stay as they are by their number in ``phases``, such as ``{1: "quartz"}``.
+    memory
+        Budget for the resident memory of the whole process, such as ``"1GB"``.
 
     Returns
     -------
     xarray.Dataset
         In memory: ``label``, ``mask``, and ``n_pixels`` and ``area_fraction`` of the masks, with the names in the
-        attributes. ``margin`` is kept where there is one: it is that of the members, so a lower bound for a merged
-        phase. ``threshold`` is NaN for a merged phase. Its run is called ``<run>-merged``.
+        attributes, from where the spectra, grains, tables and figures that are made of it take them. ``margin`` is kept
+        where there is one: it is that of the members, so a lower bound for a merged phase. ``threshold`` is NaN for a
+        merged phase. Its run is called ``<run>-merged``.
 
     Raises
     ------
@@ -60,6 +79,8 @@ def merge_phases(
         ``phases`` lacks a variable or has other dimensions.
     ParameterError
         A number that is no phase or is named twice, or a name that is empty, a number, taken, or given twice.
+    MemoryBudgetError
+        What the map needs does not fit the budget.
 
     Notes
     -----
@@ -89,6 +110,7 @@ def merge_phases(
     }
     _check_names([*merges, *names.values()], list(texts.values()))
 
+    plan(Need("merge of phases", (2 * n_phases + 20) * phases[schema.LABEL].size, 0), memory=memory)
     old_mask = np.asarray(phases[schema.MASK].values)
     mask = np.zeros((len(kept), *old_mask.shape[1:]), np.bool_)
     for number, part in zip(new, old_mask, strict=True):
@@ -118,7 +140,11 @@ def merge_phases(
         for name in (schema.Y, schema.X, schema.ANALYSED_PIXEL)
         if name in phases.coords
     }
-    parameters = {"merges": merges, "names": {str(number): name for number, name in names.items()}}
+    parameters: dict[str, Any] = {MERGES: merges, "names": {str(number): name for number, name in names.items()}}
+    made_with = phases.attrs.get(schema.PARAMETERS, {})
+    if MIN_SIZE in made_with:
+        # Of the pieces of a mask still, and what grains are held to.
+        parameters[MIN_SIZE] = made_with[MIN_SIZE]
     attrs = result_attributes(phases, schema.PHASES, parameters) | {schema.PHASE_NAMES: texts}
     attrs[schema.RUN] = "-".join([*([attrs[schema.RUN]] if schema.RUN in attrs else []), "merged"])
     return xr.Dataset(

@@ -1,28 +1,37 @@
-"""Thresholds of the component maps: Otsu from histograms that are summed over blocks, or the user's own numbers."""
+"""Thresholds of the component maps: rules on histograms that are summed over blocks, or the user's own numbers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
-from skimage.filters import threshold_otsu
+from skimage.filters import threshold_multiotsu, threshold_otsu
 
 from eds_chunked import schema
 from eds_chunked.errors import ParameterError
 
-__all__ = ["OTSU", "Histogram", "loading_histograms", "loading_thresholds"]
+__all__ = ["OTSU", "RULES", "Histogram", "Threshold", "check_thresholds", "loading_histograms", "loading_thresholds"]
 
 Array = np.ndarray[Any, Any]
 
-OTSU: Literal["otsu"] = "otsu"
+OTSU = "otsu"
+MULTI_OTSU = "multiotsu"
+TRIANGLE = "triangle"
+RULES = (OTSU, MULTI_OTSU, TRIANGLE)
+
+Threshold = str | float | Sequence[str | float]
+"""A rule or a number for all components, or one for each of them."""
 
 # scikit-image's default number of bins; another number is another threshold.
 _BINS = 256
+
+_CLASSES = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +44,29 @@ class Histogram:
     counts: Array
     centers: Array
 
-    def otsu(self) -> float:
-        """Return Otsu's threshold: the bin centre that maximises the variance between the two classes."""
+    def threshold(self, rule: str) -> float:
+        """Return the threshold that one of the rules gives; ValueError where there are fewer values than classes."""
+        if rule == MULTI_OTSU:
+            # As shares of the pixels, and so rounded as scikit-image rounds those of an image.
+            shares = self.counts / self.counts.sum()
+            return float(threshold_multiotsu(classes=_CLASSES, hist=(shares, self.centers))[-1])
+        if rule == TRIANGLE:
+            return self._triangle()
         return float(threshold_otsu(hist=(self.counts, self.centers)))
+
+    def _triangle(self) -> float:
+        filled = np.flatnonzero(self.counts)
+        peak = int(self.counts.argmax())
+        # The line goes from the peak to the end that is farther; equally far, to the lower one.
+        end = int(filled[0] if peak - filled[0] >= filled[-1] - peak else filled[-1])
+        step = 1 if end < peak else -1
+        from_end = np.arange(abs(peak - end))
+        heights = self.counts[end + step * from_end]
+        highest, width = int(self.counts[peak]), abs(peak - end)
+        # Of unit length, so that ties are rounded, and so broken, as scikit-image does it.
+        length = math.sqrt(highest**2 + width**2)
+        below = highest / length * from_end - width / length * heights
+        return float(self.centers[end + step * int(below.argmax())])
 
 
 def loading_histograms(nmf: xr.Dataset) -> list[Histogram]:
@@ -65,8 +94,13 @@ def loading_histograms(nmf: xr.Dataset) -> list[Histogram]:
 
     Notes
     -----
-    Memory: one block and its histogram a thread.
+    Memory: one block, twice again, and its histogram a thread.
     """
+    return [histogram for _, histogram in _histograms(nmf, list(range(nmf.sizes.get(schema.COMPONENT, 0))))]
+
+
+def _histograms(nmf: xr.Dataset, places: list[int]) -> list[tuple[str, Histogram]]:
+    """Return what errors call the components at some places, and their histograms."""
     schema.require(nmf, schema.LOADINGS)
     maps = da.asarray(nmf[schema.LOADINGS].data)
     if maps.dtype.kind != "f":
@@ -76,13 +110,15 @@ def loading_histograms(nmf: xr.Dataset) -> list[Histogram]:
             expected="floating point",
             fix="pass the Dataset that eds_chunked.nmf returned",
         )
+    names = [component_names(nmf)[place] for place in places]
+    maps = maps if len(places) == len(maps) else maps[places]
     infinity = maps.dtype.type(np.inf)
     finite = da.isfinite(maps)
     low, high = dask.compute(
         da.where(finite, maps, infinity).min(axis=(1, 2)),
         da.where(finite, maps, -infinity).max(axis=(1, 2)),
     )
-    edges = [_bin_edges(name, *limits) for name, *limits in zip(component_names(nmf), low, high, strict=True)]
+    edges = [_bin_edges(name, *limits) for name, *limits in zip(names, low, high, strict=True)]
     low, high = (da.from_array(limits, chunks=(maps.chunks[0],)) for limits in (low, high))
     counts = da.blockwise(
         _block_counts,
@@ -96,51 +132,90 @@ def loading_histograms(nmf: xr.Dataset) -> list[Histogram]:
         meta=np.empty((0, 0, 0, 0), np.int64),
     )
     counts = counts.sum(axis=(1, 2)).compute()
-    return [Histogram(n, (e[:-1] + e[1:]) / 2) for n, e in zip(counts, edges, strict=True)]
+    return [(name, Histogram(n, (e[:-1] + e[1:]) / 2)) for name, n, e in zip(names, counts, edges, strict=True)]
 
 
-def loading_thresholds(nmf: xr.Dataset, *, threshold: str | Sequence[float] = OTSU) -> Array:
+def loading_thresholds(nmf: xr.Dataset, *, threshold: Threshold = OTSU) -> Array:
     """Compute the threshold of every loading map; a pixel at or above it belongs to the phase.
+
+    Otsu's rule cuts between two kinds of pixel. Where a map has three (a mineral, another one with some of the
+    component, and the rest; or a rare mineral over an uneven ground), ``"multiotsu"`` cuts below the brightest of them.
+    The triangle is for a rare phase: it cuts where the flank of the one large peak of the histogram ends.
 
     Parameters
     ----------
     nmf
         Has ``loadings`` (component, y, x), NumPy or dask.
     threshold
-        ``"otsu"``, or one number a component in the order of the components.
+        ``"otsu"``, ``"multiotsu"`` (three classes, of which the upper threshold), ``"triangle"`` or a number, for all
+        components; or a list with one of these for each component in its order.
 
     Returns
     -------
     numpy.ndarray
-        Thresholds (component,), float64, in the units of the loadings. Otsu's are those of
-        ``skimage.filters.threshold_otsu`` on the finite pixels of the whole map.
+        Thresholds (component,), float64, in the units of the loadings. Those of a rule are what
+        ``skimage.filters.threshold_otsu``, ``threshold_multiotsu(classes=3)[-1]`` and ``threshold_triangle`` give for
+        the finite pixels of the whole map.
 
     Raises
     ------
     ParameterError
-        Unknown method, wrong number of thresholds, a threshold that is not finite, or a map that Otsu cannot divide.
+        Unknown rule, wrong number of thresholds, a threshold that is not finite, or a map that a rule cannot divide.
+
+    Notes
+    -----
+    Memory: one block, twice again, and its histogram a thread. The loadings are read twice where there is a rule.
 
     References
     ----------
-    N. Otsu, IEEE Trans. Syst. Man Cybern. 9 (1979) 62-66, doi:10.1109/TSMC.1979.4310076.
+    N. Otsu, IEEE Trans. Syst. Man Cybern. 9 (1979) 62-66, doi:10.1109/TSMC.1979.4310076; P.-S. Liao, T.-S. Chen &
+    P.-C. Chung, J. Inf. Sci. Eng. 17 (2001) 713-727 (several thresholds); G. W. Zack, W. E. Rogers & S. A. Latt,
+    J. Histochem. Cytochem. 25 (1977) 741-753, doi:10.1177/25.7.70454 (triangle).
     """
     schema.require(nmf, schema.LOADINGS)
-    n_components = nmf.sizes[schema.COMPONENT]
-    if isinstance(threshold, str):
-        if threshold != OTSU:
-            raise _threshold_error(repr(threshold), n_components)
-        return np.array([histogram.otsu() for histogram in loading_histograms(nmf)], np.float64)
-    try:
-        values = np.asarray(threshold, np.float64)
-    except (TypeError, ValueError):
-        raise _threshold_error(repr(threshold), n_components) from None
-    if values.ndim != 1:
-        raise _threshold_error(repr(threshold), n_components)
-    if len(values) != n_components:
-        raise _threshold_error(f"{len(values)} numbers", n_components)
-    if not np.isfinite(values).all():
-        raise _threshold_error(values.tolist(), n_components)
+    given = check_thresholds(threshold, nmf.sizes[schema.COMPONENT])
+    values = np.array([np.nan if isinstance(one, str) else one for one in given], np.float64)
+    places = [place for place, one in enumerate(given) if isinstance(one, str)]
+    if places:
+        for place, (name, histogram) in zip(places, _histograms(nmf, places), strict=True):
+            values[place] = _by_rule(name, histogram, str(given[place]))
     return values
+
+
+def check_thresholds(threshold: Threshold, n_components: int) -> list[str | float]:
+    """Return the rule or the number of each component, or raise ParameterError."""
+    if isinstance(threshold, str | float | int | np.number) and not isinstance(threshold, bool):
+        given = [threshold] * n_components
+    else:
+        try:
+            given = np.asarray(threshold, object).tolist()
+        except ValueError:
+            raise _threshold_error(repr(threshold), n_components) from None
+        if not isinstance(given, list) or any(isinstance(one, list) for one in given):
+            raise _threshold_error(repr(threshold), n_components)
+        if len(given) != n_components:
+            raise _threshold_error(f"{len(given)} of them", n_components)
+    checked: list[str | float] = []
+    for one in given:
+        if isinstance(one, str) and one in RULES:
+            checked.append(one)
+        elif isinstance(one, float | int | np.number) and not isinstance(one, bool) and np.isfinite(one):
+            checked.append(float(one))
+        else:
+            raise _threshold_error(repr(one), n_components)
+    return checked
+
+
+def _by_rule(name: str, histogram: Histogram, rule: str) -> float:
+    n_values = int(np.count_nonzero(histogram.counts))
+    if rule == MULTI_OTSU and n_values < _CLASSES:
+        raise ParameterError(
+            f"loadings of {name}",
+            found=f"pixels in {n_values} of {_BINS} bins",
+            expected=f"at least {_CLASSES} kinds of pixels for {MULTI_OTSU!r}",
+            fix=f"threshold={OTSU!r}, or a list with another rule or a number for this component",
+        )
+    return histogram.threshold(rule)
 
 
 def component_names(nmf: xr.Dataset) -> list[str]:
@@ -168,8 +243,8 @@ def _bin_edges(name: str, low: np.floating[Any], high: np.floating[Any]) -> Arra
     raise ParameterError(
         f"loadings of {name}",
         found=found,
-        expected="a map that Otsu's threshold can divide",
-        fix="ask for fewer components, or pass threshold=[...] with one number a component",
+        expected="a map that a threshold can divide",
+        fix="ask for fewer components, or pass threshold=[...] with a number for this component",
     )
 
 
@@ -184,6 +259,6 @@ def _threshold_error(found: object, n_components: int) -> ParameterError:
     return ParameterError(
         "threshold",
         found=found,
-        expected=f"'{OTSU}' or {n_components} finite numbers, one a component",
-        fix=f"threshold='{OTSU}', or a list such as threshold=[0.5, 1.2, ...]",
+        expected=f"{', '.join(map(repr, RULES))} or a finite number, or a list of {n_components}, one a component",
+        fix=f"threshold={OTSU!r}, or a list such as threshold=[0.5, {OTSU!r}, ...]",
     )

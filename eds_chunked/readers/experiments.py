@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -17,8 +16,14 @@ from eds_chunked.memory import MB
 from eds_chunked.readers.base import Band, Box, ElectronImage, MapHeader
 from eds_chunked.readers.choice import choose
 from eds_chunked.readers.signal import Signal, electron_image, find_maps, is_image
-from eds_chunked.readers.slabs import bands_of_slabs, chunk_edges, most_readings, slab_bytes, smallest_memory
-from eds_chunked.readers.whole import scratch_bytes
+from eds_chunked.readers.slabs import (
+    bands_of_slabs,
+    bytes_of_bands,
+    chunk_edges,
+    most_readings,
+    slab_bytes,
+    smallest_memory,
+)
 
 Array = np.ndarray[Any, Any]
 Tree = dict[str, Any]
@@ -94,12 +99,9 @@ class ExperimentsReader:
     def peak_bytes(self, rows: int, box: Box | None = None) -> int:
         """Bytes that a loop over ``bands(rows, box)`` holds at most: two bands, one slab as stored, and its chunks."""
         whole = box or Box.whole(self.header.shape)
-        height, width, channels = whole.shape
-        rows = min(rows, height)
         slab = max(b - a for a, b in pairwise(self._edges(rows, whole)))
-        bands: int = min(2, math.ceil(height / rows)) * rows * width * channels * self.header.dtype.itemsize
-        stored: int = slab * width * channels * self._stored.itemsize
-        return bands + stored + self._scratch + scratch_bytes(self._stored, values=width * channels) + (1 << 20)
+        bands = bytes_of_bands(rows, whole, dtype=self.header.dtype, stored=self._stored)
+        return bands + slab * self._row_bytes(whole) + self._scratch
 
     def bands(self, rows: int, box: Box | None = None) -> Iterator[Band]:
         """Yield the rows of a box (default: of the whole map), ``rows`` at a time, in unsigned integers.

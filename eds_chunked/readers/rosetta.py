@@ -7,7 +7,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ import numpy as np
 
 from eds_chunked.errors import SourceError
 from eds_chunked.readers.ahead import Ahead, look_ahead
+from eds_chunked.readers.array_bands import ArrayBands
 from eds_chunked.readers.base import Band, Box, ElectronImage, MapHeader
 from eds_chunked.readers.choice import choose
 from eds_chunked.readers.gatan import bare_counts
 from eds_chunked.readers.rosetta_log import rosetta_log
 from eds_chunked.readers.signal import Signal, electron_image, find_maps, is_image
-from eds_chunked.readers.slabs import bands_of_slabs, chunk_edges, slab_bytes
-from eds_chunked.readers.whole import scratch_bytes
+from eds_chunked.readers.slabs import slab_bytes
 
 Array = np.ndarray[Any, Any]
 
@@ -61,12 +61,11 @@ class RosettaReader:
         self._ahead, self._signals = _look(self._path, memory=memory)
         maps, others = find_maps(str(path), self._signals)
         self._index = choose(str(path), maps=[(m.signal.name, m.header.shape) for m in maps], pick=pick, others=others)
-        self.header, self._layout, signal = maps[self._index]
-        self._data: Any = signal.data
-        self._stored = np.dtype(signal.data.dtype)
+        self.header, layout, signal = maps[self._index]
         self._bare = bare_counts(self._path, maps[self._index])
         # A slab is there twice while its parts are joined.
-        self._largest_slab = slab_bytes(memory) // 2
+        largest_slab = slab_bytes(memory) // 2
+        self._bands = ArrayBands(signal.data, layout, self.header.dtype, str(path), largest_slab)
 
     def peak_bytes(self, rows: int, box: Box | None = None) -> int:
         """Bytes that a loop over ``bands(rows, box)`` holds at most, over what the process holds now.
@@ -76,19 +75,10 @@ class RosettaReader:
         whole = box or Box.whole(self.header.shape)
         if self._bare is not None:
             return self._bare.peak_bytes(rows, whole)
-        height, width, channels = whole.shape
-        rows = min(rows, height)
-        bands: int = min(2, math.ceil(height / rows)) * rows * width * channels * self.header.dtype.itemsize
-        bands += scratch_bytes(self._stored, values=width * channels) + (1 << 20)
         if self._ahead is not None:
-            counts: int = math.prod(self.header.shape) * self._stored.itemsize
-            return counts + max(self._ahead.beside, bands)
-        if isinstance(self._data, np.ndarray):
-            return bands
-        slab = max(b - a for a, b in pairwise(self._edges(rows, whole))) * width * channels * self._stored.itemsize
-        # dask joins the parts of a slab by a copy; of a chunk that cannot be cut while it is read all is there.
-        chunk = math.prod(max(sizes) for sizes in self._data.chunks) * self._stored.itemsize
-        return int(bands + 2 * slab + chunk)
+            loaded: int = math.prod(self.header.shape) * self._bands.stored.itemsize
+            return loaded + max(self._ahead.beside, self._bands.peak_of_bands(rows, whole))
+        return self._bands.peak_bytes(rows, whole)
 
     def bands(self, rows: int, box: Box | None = None) -> Iterator[Band]:
         """Yield the rows of a box (default: of the whole map), ``rows`` at a time, in unsigned integers.
@@ -105,21 +95,7 @@ class RosettaReader:
             yield from self._bare.bands(rows, whole)
             return
         self._load_ahead()
-
-        def read(y0: int, y1: int) -> Array:
-            block = self._data[self._layout.window(whole._replace(ys=slice(y0, y1)))]
-            if not isinstance(block, np.ndarray):
-                block = np.asarray(block.compute(scheduler="synchronous"))
-            return self._layout.as_map(block)
-
-        yield from bands_of_slabs(
-            read,
-            edges=self._edges(rows, whole),
-            box=whole,
-            dtype=self.header.dtype,
-            rows=rows,
-            source=str(self._path),
-        )
+        yield from self._bands.bands(rows, whole)
 
     def images(self) -> Iterator[ElectronImage]:
         """Yield the two-dimensional signals of the file."""
@@ -137,25 +113,15 @@ class RosettaReader:
         self._signals = _load(self._path, self._ahead)
         maps, _ = find_maps(str(self._path), self._signals)
         data = maps[self._index].signal.data if self._index < len(maps) else None
-        if data is None or (data.shape, data.dtype) != (self._data.shape, self._stored):
+        expected = self._bands.data
+        if data is None or (data.shape, data.dtype) != (expected.shape, expected.dtype):
             raise SourceError(
                 str(self._path),
                 found="no map" if data is None else f"a map of {data.dtype} {data.shape}",
-                expected=f"{self._stored} {self._data.shape}, as the header says",
+                expected=f"{expected.dtype} {expected.shape}, as the header says",
                 fix="copy the file again, or export the map as .rpl/.raw",
             )
-        self._data, self._ahead = data, None
-
-    def _edges(self, rows: int, box: Box) -> list[int]:
-        _, width, channels = box.shape
-        row_bytes = width * channels * self._stored.itemsize
-        if isinstance(self._data, np.ndarray) or self._layout.row is None:
-            return chunk_edges(box, chunk=None, rows=rows, row_bytes=row_bytes)
-        if self._data.npartitions == 1:
-            # Nothing says that a part of it can be had for less than all of it.
-            return [box.ys.start, box.ys.stop]
-        chunk = max(self._data.chunks[self._layout.row])
-        return chunk_edges(box, chunk=chunk, rows=rows, row_bytes=row_bytes, largest_slab=self._largest_slab)
+        self._bands, self._ahead = replace(self._bands, data=data), None
 
 
 def describe(path: str | Path) -> tuple[MapHeader, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from eds_chunked import memory as machine
 from eds_chunked.errors import SourceError
 from eds_chunked.memory import MB, RESERVE
 from eds_chunked.readers.base import Band, Box
-from eds_chunked.readers.whole import store_counts
+from eds_chunked.readers.whole import scratch_bytes, store_counts
 
 Array = np.ndarray[Any, Any]
 
@@ -72,6 +73,14 @@ def chunk_edges(
 def most_readings(edges: Sequence[int], *, chunk: int) -> int:
     """Return how many slabs have a part of the same row of chunks, at most."""
     return max(Counter(y // chunk for y in edges[:-1]).values())
+
+
+def bytes_of_bands(rows: int, box: Box, *, dtype: np.dtype[Any], stored: np.dtype[Any]) -> int:
+    """Return what a loop over bands holds beside its slab: two bands, and what turns ``stored`` values into counts."""
+    height, width, channels = box.shape
+    rows = min(rows, height)
+    bands: int = min(2, math.ceil(height / rows)) * rows * width * channels * dtype.itemsize
+    return bands + scratch_bytes(stored, values=width * channels) + (1 << 20)
 
 
 def bands_of_slabs(

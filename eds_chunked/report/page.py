@@ -7,13 +7,14 @@ import struct
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
 import pandas as pd
 
 from eds_chunked.errors import ParameterError
+from eds_chunked.phases.percent import closed_percent
 
 MOST_ROWS = 100
 """Rows of a table that are shown; a page of ten thousand grains helps nobody, and the CSV has them."""
@@ -23,14 +24,16 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _SCREEN = 96 / 200
 
 
-def render(
-    *,
-    title: str,
-    figures: Sequence[tuple[str, str, bytes]],
-    tables: Sequence[tuple[str, pd.DataFrame]],
-    facts: Mapping[str, object],
-    warnings: Sequence[str],
-) -> str:
+class Section(NamedTuple):
+    """A part of the page: sentences, then figures (caption, alternative text, PNG), then tables (caption, rows)."""
+
+    title: str
+    words: Sequence[str]
+    figures: Sequence[tuple[str, str, bytes]]
+    tables: Sequence[tuple[str, pd.DataFrame]]
+
+
+def render(*, title: str, facts: Mapping[str, object], warnings: Sequence[str], sections: Sequence[Section]) -> str:
     """Return the report as one HTML page.
 
     All text is escaped: a map's title comes from a file and may hold anything.
@@ -39,15 +42,14 @@ def render(
     ----------
     title
         Heading of the page.
-    figures
-        Caption, alternative text for those who cannot see it, and the PNG file of each figure.
-    tables
-        Caption and rows. The index is not shown; numbers are aligned right, floats with four significant digits, what
-        is missing as a dash. After 100 rows it says how many are left out.
     facts
         Names and values for the list at the top.
     warnings
         What a reader must know first.
+    sections
+        Those without content are left out. An index is not shown; numbers are aligned right, floats with four
+        significant digits, what is missing as a dash. Per cent that add up to 100 have two decimals and add up to
+        100.00. After 100 rows a table says how many are left out.
 
     Raises
     ------
@@ -60,10 +62,18 @@ def render(
     page = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
     return page.render(
         title=title,
-        figures=[_figure(*figure) for figure in figures],
-        tables=[_table(*table) for table in tables],
         facts=[(name, _text(value)) for name, value in facts.items()],
         warnings=list(warnings),
+        sections=[
+            {
+                "title": section.title,
+                "words": list(section.words),
+                "figures": [_figure(*figure) for figure in section.figures],
+                "tables": [_table(*table) for table in section.tables],
+            }
+            for section in sections
+            if section.words or section.figures or section.tables
+        ],
     )
 
 
@@ -91,14 +101,27 @@ def _table(caption: str, table: pd.DataFrame) -> dict[str, object]:
         "caption": caption,
         "columns": [
             {
-                "name": str(name),
+                # Words with spaces, so that a heading takes no more room than its column.
+                "name": str(name).replace("_", " "),
                 "number": pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype),
             }
             for name, dtype in zip(table.columns, table.dtypes, strict=True)
         ],
-        "rows": [[_text(cell) for cell in row] for row in table.head(MOST_ROWS).itertuples(index=False, name=None)],
+        "rows": list(zip(*(_cells(table.iloc[:, place]) for place in range(table.shape[1])), strict=True)),
         "left_out": max(0, len(table) - MOST_ROWS),
     }
+
+
+def _cells(column: pd.Series[Any]) -> list[str]:
+    """Return the cells that are shown as texts; per cent that add up to exactly 100 do so as they are printed, too."""
+    shown = [_text(value) for value in column.head(MOST_ROWS)]
+    if str(column.name).endswith("percent") and column.sum() == 100:
+        percent = closed_percent(column.fillna(0).tolist(), decimals=2)
+        shown = [
+            text if missing else f"{value:.2f}"
+            for text, missing, value in zip(shown, column.isna(), percent, strict=False)
+        ]
+    return shown
 
 
 def _text(value: Any) -> str:
@@ -124,4 +147,4 @@ def _text(value: Any) -> str:
 
 def _real(value: float) -> str:
     # Large numbers keep all digits before the point: 4 627 814 counts are not 4.628e+06.
-    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e15 else f"{value:.4g}"

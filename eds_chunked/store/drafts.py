@@ -25,7 +25,7 @@ from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from eds_chunked.schema import RESULTS_GROUP, VARIABLES, X, Y
+from eds_chunked.schema import ENERGY, GRAIN, RESULTS_GROUP, VARIABLES, X, Y
 from eds_chunked.store.backend import (
     HeldBackStore,
     Location,
@@ -39,6 +39,7 @@ from eds_chunked.store.consolidation import forget_consolidated
 from eds_chunked.store.layout import CHECKED, CLAIMS, group_document, revision_group
 from eds_chunked.store.lock import local_folder
 from eds_chunked.store.provenance import now
+from eds_chunked.store.spectra_table import CHECKED_SPECTRA, spectra_shape
 
 try:
     import fcntl
@@ -60,8 +61,12 @@ class MapTarget:
     location: str
     path: str
 
+    def open(self) -> zarr.Array[Any]:
+        """Return the array itself, for many pieces."""
+        return zarr.open_array(zarr_store(self.location), path=self.path, mode="r+")
+
     def write(self, key: Any, values: np.ndarray[Any, Any]) -> None:
-        zarr.open_array(zarr_store(self.location), path=self.path, mode="r+")[key] = values
+        self.open()[key] = values
 
 
 class Draft:
@@ -154,13 +159,16 @@ def _content(variable: xr.Variable) -> _Content:
 
 
 def open_result(store: Store, group: str) -> xr.Dataset:
-    """Open a result: maps lazily, the rest (a few numbers and spectra) in memory, in the order of the schema."""
+    """Open a result: maps and spectra of grains lazily, the rest (a few numbers and spectra) in memory.
+
+    Variables are in the order of the schema.
+    """
     lazy: xr.Dataset = xr.open_zarr(store, group=group, chunks={}, consolidated=False)
     # Without dask: the few numbers are read here and now, whatever cluster is active.
     plain = xr.open_zarr(store, group=group, chunks=None, consolidated=False)
     order = {name: number for number, name in enumerate(VARIABLES)}
     names = sorted(lazy.data_vars, key=lambda name: order.get(str(name), len(order)))
-    small = [name for name in names if Y not in lazy[name].dims]
+    small = [name for name in names if Y not in lazy[name].dims and not _is_spectra(lazy[name].variable)]
     loaded = plain[small].load()
     variables = {name: loaded[name] if name in small else lazy[name] for name in names}
     return xr.Dataset(variables, coords=lazy.coords, attrs=lazy.attrs)
@@ -263,8 +271,17 @@ def _is_locked(location: Location, key: str) -> bool | None:
     return False
 
 
+def _is_spectra(variable: xr.Variable) -> bool:
+    """Tell whether a variable has a spectrum a grain."""
+    return variable.dims == (GRAIN, ENERGY)
+
+
 def _regular_chunks(variable: xr.Variable) -> dict[Any, int]:
-    """Squares of pixels, one layer each, for maps; whole otherwise."""
+    """Squares of pixels, one layer each, for maps, some rows of a table of spectra; whole otherwise."""
+    if _is_spectra(variable):
+        n_spectra, n_channels = variable.shape
+        rows = spectra_shape(n_spectra, n_channels, variable.dtype.itemsize)
+        return dict(zip(variable.dims, rows, strict=True))
     if Y not in variable.dims or variable.ndim < 2:
         return dict.fromkeys(variable.dims, -1)
     return {dim: min(size, _MAP_CHUNK) if dim in (Y, X) else 1 for dim, size in variable.sizes.items()}
@@ -272,7 +289,8 @@ def _regular_chunks(variable: xr.Variable) -> dict[Any, int]:
 
 def _encoding(variable: xr.Variable) -> dict[str, Any]:
     if variable.chunks is not None:
-        return CHECKED | {"chunks": tuple(sizes[0] for sizes in variable.chunks)}
+        codecs = CHECKED_SPECTRA if _is_spectra(variable) else CHECKED
+        return codecs | {"chunks": tuple(sizes[0] for sizes in variable.chunks)}
     if Y not in variable.dims or variable.ndim < 2:
         return CHECKED
     return CHECKED | {"chunks": tuple(_regular_chunks(variable).values())}

@@ -71,11 +71,11 @@ def check_calibrated(attrs: Mapping[str, Any], store: str) -> None:
         )
 
 
-_CARRIED = (schema.FINGERPRINT, *CALIBRATION_ATTRS, schema.REBIN)
+_CARRIED = (schema.FINGERPRINT, *CALIBRATION_ATTRS, schema.REBIN, schema.PHASE_NAMES)
 
 
 def carried_attributes(ds: xr.Dataset) -> dict[str, Any]:
-    """Attributes of a map that its results keep: what it is, and which state of it they were made from."""
+    """Attributes that results keep: what the map is, in which state, and what phases are called."""
     return {name: ds.attrs[name] for name in _CARRIED if name in ds.attrs}
 
 

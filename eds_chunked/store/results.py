@@ -19,7 +19,7 @@ from eds_chunked.store.layout import group_document, revision_group
 from eds_chunked.store.opening import check_store
 from eds_chunked.store.provenance import check_calibrated, now, versions
 
-_ADDRESS = re.compile(r"(?P<step>[a-z]+)(/(?P<run>[a-z][a-z0-9_-]*?)(\.r(?P<number>[0-9]+))?)?")
+_ADDRESS = re.compile(r"(?P<step>[a-z_]+)(/(?P<run>[a-z][a-z0-9_-]*?)(\.r(?P<number>[0-9]+))?)?")
 
 DEFAULT_RUN = "main"
 
@@ -79,9 +79,18 @@ def newest(store: Location, address: str) -> Revision:
             f"result {address} in {text}",
             found=", ".join(r.address for r in revisions(store)) or "no results",
             expected=f"a saved {match['step']}",
-            fix=_decompose_call(text) if match["step"] == schema.DECOMPOSE else f"eds-chunked {match['step']} {text}",
+            fix=_making(match["step"], text),
         )
     return fitting[-1]
+
+
+def _making(step: str, store: str) -> str:
+    """Return what makes a first result of a step."""
+    if step == schema.DECOMPOSE:
+        return _decompose_call(store)
+    if step == schema.GRAIN_SPECTRA:
+        return f"eds-chunked {schema.SPECTRA} {store} --grains"
+    return f"eds-chunked {step} {store}"
 
 
 def load(store: Location, address: str) -> xr.Dataset:
@@ -148,6 +157,7 @@ _FLAGS = {
     "fit_pixels": "--fit-pixels",
     "seed": "--seed",
     "min_size": "--min-size",
+    "min_area_um2": "--min-size",
     "threshold": "--threshold",
     "opening": "--opening",
     "closing": "--closing",
@@ -171,13 +181,17 @@ def refresh_command(store: Location, revision: Revision) -> str:
         return _decompose_call(location_text(store), str(said.get("estimator", "ESTIMATOR")), revision.run)
     parent = revision.attrs.get(schema.PARENT)
     if "merges" in revision.attrs.get(schema.PARAMETERS, {}) and parent is not None:
-        return _merge_call(location_text(store), parent.rsplit(".r", 1)[0], revision)
+        return _merge_command(location_text(store), parent.rsplit(".r", 1)[0], revision)
     # Phases come by thresholds or by clustering: two verbs, one step.
     verb = "cluster" if "n_clusters" in revision.attrs.get(schema.PARAMETERS, {}) else revision.step
     words = ["eds-chunked", verb, location_text(store)]
+    if revision.step == schema.GRAIN_SPECTRA:
+        words[1:] = [schema.SPECTRA, location_text(store), "--grains"]
     if parent is not None:
         words += ["--from", parent.rsplit(".r", 1)[0]]
     for name, value in revision.attrs.get(schema.PARAMETERS, {}).items():
+        if name == "min_size" and "min_area_um2" in revision.attrs[schema.PARAMETERS]:
+            continue  # the pixels that the area was then
         if name in _FLAGS:
             words += [_FLAGS[name], _option(name, value)]
         elif revision.step in (schema.PCA, schema.NMF):
@@ -191,12 +205,14 @@ def _decompose_call(store: str, estimator: str = "ESTIMATOR", run: str | None = 
     return f"eds_chunked.decompose(eds_chunked.open({store!r}), {estimator}{name}), then eds_chunked.save"
 
 
-def _merge_call(store: str, parent: str, revision: Revision) -> str:
-    """Return the call that merges phases again: no verb saves merged phases."""
+def _merge_command(store: str, parent: str, revision: Revision) -> str:
+    """Return the command that merges and names phases again."""
     said = revision.attrs[schema.PARAMETERS]
-    names = {int(number): name for number, name in said["names"].items()}
-    made = f"eds_chunked.merge_phases(eds_chunked.load({store!r}, {parent!r}), merges={said['merges']}, names={names})"
-    return f"eds_chunked.save({made}, {store!r}, name={revision.run!r})"
+    every = {**said["merges"], **{name: [number] for number, name in said["names"].items()}}
+    words = ["eds-chunked", schema.PHASES, store, "--from", parent]
+    for name, members in every.items():
+        words += ["--merge", shlex.quote(f"{name}={','.join(map(str, members))}")]
+    return " ".join([*words, "--name", revision.run])
 
 
 def _of_a_decomposition(store: Location, name: str, value: Any) -> list[str]:
@@ -230,7 +246,11 @@ def _import_command(store: Location, revision: Revision) -> str:
 
 def _option(name: str, value: Any) -> str:
     if isinstance(value, list | tuple):
-        return (":" if name == "energy" else ",").join(f"{part:.6g}" for part in value)
+        return (":" if name == "energy" else ",").join(
+            f"{part:.6g}" if name == "energy" else str(part) for part in value
+        )
+    if name == "min_area_um2":
+        return f"{value:g}um2"
     return "none" if value is None else str(value)
 
 
