@@ -572,6 +572,7 @@ def test_accuracy_passes_and_fails_by_medians():
     score, theirs = nmf_accuracy.Score, nmf_accuracy.Score(0.10, 0.05, 0.9, 4)
     three = {
         "default": [score(0.104, 0.05, 0.899), score(0.104, 0.05, 0.8), score(0.9, 0.05, 0.896)],
+        "sample, poisson": [theirs] * 3,
         "blockwise, frobenius": [score(0.106, 0.05, 0.9)] * 3,
         "blockwise, poisson": [score(0.1, 0.05, 0.9), score(failed="not there: loss"), score(0.1, 0.05, 0.9)],
         nmf_accuracy.SKLEARN: [theirs] * 3,
@@ -582,6 +583,7 @@ def test_accuracy_passes_and_fails_by_medians():
     }
     assert list(nmf_accuracy.table(found))[2:] == [
         "| 18 | banded | default | 0.1040 | 0.0500 | 0.8960 | +0.0040 | +0.0000 | -0.0040 | pass |",
+        "| 18 | banded | sample, poisson | 0.1000 | 0.0500 | 0.9000 | +0.0000 | +0.0000 | +0.0000 | pass |",
         "| 18 | banded | blockwise, frobenius | 0.1060 | 0.0500 | 0.9000 | +0.0060 | +0.0000 | +0.0000 | **fail** |",
         "| 18 | banded | blockwise, poisson | not there: loss | | | | | | |",
         "| 18 | banded | scikit-learn KL (passes: 4) | 0.1000 | 0.0500 | 0.9000 | | | | |",
