@@ -53,7 +53,7 @@ from eds_chunked.phases.segment import segment_phases
 from eds_chunked.phases.sums import phase_spectra
 from eds_chunked.readers import open_source
 from eds_chunked.readers.base import MapHeader, Reader
-from eds_chunked.report.assemble import results_need, write_results
+from eds_chunked.report.assemble import results_need, write_report, write_results
 from eds_chunked.store.backend import (
     HeldBackStore,
     Location,
@@ -408,6 +408,20 @@ def grains_step(
     phases = load_fresh(store, parent)
     ds = _map_of(phases, store)
     return save(separate_grains(phases, ds=ds, memory=memory, **options), store, name=name)
+
+
+def report_step(
+    store: Location, target: str | os.PathLike[str] | None = None, *, memory: str | int | None = None
+) -> list[Path]:
+    """Write what a store has to show; returns the paths of the files, the report last.
+
+    A name that ends in .html gets the report alone, any other is a folder that gets pictures and tables too. By default
+    that is ``<store>-results``.
+    """
+    place = results_folder(store) if target is None else Path(target)
+    if place.suffix.lower() in (".html", ".htm"):
+        return [write_report(store, place, memory=memory)]
+    return write_results(store, place, memory=memory)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from sklearn.decomposition import MiniBatchNMF
 
 from eds_chunked import memory, schema
 from eds_chunked.decomposition.estimators import decompose
+from eds_chunked.decomposition.nonnegative import nmf
 from eds_chunked.decomposition.principal import pca
 from eds_chunked.decomposition.residuals import residual
 from eds_chunked.decomposition.stability import component_stability
@@ -132,6 +133,7 @@ def labels():
 
 STEPS = {
     "pca": lambda ds, **budget: pca(ds, n_components=2, **budget),
+    "nmf": lambda ds, **budget: nmf(ds, n_components=2, max_epochs=1, **budget),
     "decompose": lambda ds, **budget: decompose(ds, MiniBatchNMF(2), **budget),
     "residual": lambda ds, **budget: residual(ds, pca(as_map(3 * COUNTS), n_components=2), **budget),
     "stability": lambda ds, **budget: component_stability(ds, n_components=[2], **budget),

@@ -239,8 +239,9 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("width_mm", [85, 183])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "width_mm"), [*((shape, 85) for shape in SHAPES), *((shape, 183) for shape in list(SHAPES)[:3])]
+)
 def test_every_figure_of_a_map_is_readable_in_one_and_in_two_columns(shape, width_mm):
     made = make(**({"seeds": 50, "channels": 400} | SHAPES[shape]))
     for name, draw in OF_A_MAP.items():
@@ -801,7 +802,7 @@ def test_modal_bars_have_the_areas_and_their_intervals(rock):
     assert [bar.get_width() for bar in axes.patches] == list(table["area_percent"])
     whiskers = axes.collections[0].get_segments()
     assert np.allclose([segment[:, 0] for segment in whiskers], table[["area_percent_low", "area_percent_high"]])
-    assert [text.get_text() for text in axes.texts] == [f"{percent:.2f} %" for percent in table["area_percent"]]
+    assert [text.get_text() for text in axes.texts] == [f"{percent:.1f} %" for percent in table["area_percent"]]
     small = modal_table(rock.phases, blocks=1)
     assert small["area_percent_low"].isna().all()
     axes = figures.draw_modal_bars(small).axes[0]

@@ -593,7 +593,7 @@ def test_bad_input_of_the_verbs_is_one_line(store: str, tmp_path: Path) -> None:
         (("export", store, target), None),
         (("export", store, target), "add --overwrite"),
         (("export", store, tmp_path / "map.hspy", "--from", "nmf"), "a result only for .npz"),
-        (("export", store, target, "--codec", "zstd"), "an .npz has no counts"),
+        (("export", store, target, "--codec", "zstd"), ".npz has no counts"),
         (("export", store, target, "--from", "pca"), "result pca"),
         (("import", store, target), "(61 channels, 2 components)"),
         (("import", store, target, "--energy", energies), None),

@@ -1,8 +1,8 @@
 """What the README tells a user to type works, on a small map.bcf that is made here.
 
 Changed before it runs: the minimum size (the map is small), the place of a second store, and the budget of calls within
-this process, which is large by now. Figures of reports are made, but not printed to pictures: that would take most of the
-time, and is tested where the report is.
+this process, which is large by now. Figures of reports are made, but no pictures of them: those would take most of the
+time, and are tested where the report is.
 """
 
 import re

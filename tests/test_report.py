@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import eds_chunked as edc
-from eds_chunked import schema
+from eds_chunked import schema, workflow
 from eds_chunked.errors import MemoryBudgetError, ParameterError
 from eds_chunked.figures import draw_phase_map, png
 from eds_chunked.phases.percent import closed_percent
@@ -203,7 +203,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def written(store, tmp_path_factory):
-    return edc.write_results(store, tmp_path_factory.mktemp("out"))
+    return workflow.report_step(store, tmp_path_factory.mktemp("out"))
 
 
 @pytest.fixture(scope="module")
@@ -358,7 +358,9 @@ def test_counts_under_the_grains_are_those_of_their_pixels(tmp_path):
 def test_a_store_without_results_has_a_report_that_asks_for_them(tmp_path):
     path = str(tmp_path / "bare.zarr")
     edc.convert(edc.synthetic.rock((13, 17, 64), counts_per_pixel=20, n_phases=2, energy_scale=0.3), path)
-    found = Page(edc.write_report(path, tmp_path / "bare.html", memory="2GB").read_text())
+    alone = workflow.report_step(path, tmp_path / "bare.html", memory="2GB")
+    assert alone == [tmp_path / "bare.html"]
+    found = Page(alone[0].read_text())
     assert found.text_of("h2") == ["Please note", "The map", "Parameters and versions"]
     assert found.text_of("li")[:5] == [
         f"There is no {step} result yet: eds-chunked {step} {path}" for step in schema.RUN_STEPS

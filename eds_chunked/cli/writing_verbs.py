@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from eds_chunked.cli import parameters
@@ -13,8 +11,9 @@ from eds_chunked.cli.output import Facts, Note, Output
 @click.command()
 @click.argument("store", metavar="STORE")
 @click.argument("target", metavar="[FOLDER|FILE.html]", required=False)
+@parameters.options(parameters.memory)
 @parameters.speaking
-def report(output: Output, store: str, target: str | None) -> None:
+def report(output: Output, store: str, target: str | None, memory: str | None) -> None:
     """Write the report of a store, with its pictures and tables.
 
     Into a folder (STORE-results by default) go report.html, the pictures as PNG, and the tables as CSV and text. A
@@ -25,19 +24,15 @@ def report(output: Output, store: str, target: str | None) -> None:
       eds-chunked report map.zarr
       eds-chunked report map.zarr map.html
     """
-    from eds_chunked.report.assemble import write_report, write_results
-    from eds_chunked.workflow import results_folder
+    from eds_chunked import workflow
 
-    place = Path(target) if target is not None else results_folder(store)
-    files: list[Path] = []
     with output.working():
-        if place.suffix.lower() in (".html", ".htm"):
-            page = write_report(store, place)
-        else:
-            *files, page = write_results(store, place)
+        *files, page = workflow.report_step(store, target, memory=memory)
     output.show(
         {"report": page, "files": files, "seconds": output.seconds},
-        Facts([("report", str(page)), ("files", f"{len(files)} pictures and tables in {place}" if files else "")]),
+        Facts(
+            [("report", str(page)), ("files", f"{len(files)} pictures and tables in {page.parent}" if files else "")]
+        ),
         brief=page,
     )
 

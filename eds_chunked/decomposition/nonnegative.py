@@ -134,7 +134,7 @@ def nmf(
     if start is not None and fixed_factors is not None:
         raise ParameterError("start", found="fixed_factors too", expected="one of the two", fix="leave one out")
     schema.require(ds, schema.COUNTS)
-    blocks = blocks_of(ds)
+    blocks = blocks_of(ds, memory=memory)
     # The loadings of a mixture are those of the Poisson likelihood, and of given factors there are but loadings.
     asked = "poisson" if fixed_factors is not None and loss == MIXTURE else loss
     kind = _check_loss(asked, solver if fixed_factors is None else BLOCKWISE, blocks)

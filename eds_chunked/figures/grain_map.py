@@ -47,7 +47,7 @@ _GOLDEN = 0.6180339887498949
 # Bright lines over a dark picture; yellow and blue differ for every eye.
 _WHOLE, _CUT = (240, 228, 66), (86, 180, 233)
 _DARK = ListedColormap(np.linspace(0.02, 0.5, 256)[:, None].repeat(3, axis=1), name="dark greys")
-_BAR_INCHES = 0.75
+_BAR_INCHES = 0.65
 # A map that is enlarged so many times gets lines of one dot more on each side.
 _DOTS_A_LINE = 6
 _SHOWN = (0.005, 0.995)

@@ -84,7 +84,8 @@ def map_with_legend(
     rows = math.ceil(len(entries) / columns)
     map_width, map_height = map_inches(ds, widest=free, tallest=tallest)
     used = width if under else min(width, max(3.2, map_width + width - free))
-    height = _HEADING_INCHES + map_height + (0.1 + _ROW_INCHES * rows) * under
+    # The layout comes out a few dots low beside a colour bar.
+    height = _HEADING_INCHES + map_height + (0.15 + _ROW_INCHES * rows) * under + 0.12 * (beside > 0)
     figure = new_figure(used, max(height, 1.4, 0.4 + _ROW_INCHES * rows), what=what, title=map_title(ds))
     axes = figure.subplots()
     if under:

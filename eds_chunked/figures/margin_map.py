@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TALLEST = 6.0
-_BAR_INCHES = 0.75
+_BAR_INCHES = 0.65
 
 
 @styled

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eds_chunked.figures.phase_map import percent_words
 from eds_chunked.figures.style import COLUMN_MM, INK, new_figure, page_inches, phase_colour, short, styled
 from eds_chunked.schema import LEFT_OUT_LABEL, LEFT_OUT_ROW, MIXED, MIXED_ROW, PHASE, UNASSIGNED, UNASSIGNED_ROW
 
@@ -52,7 +53,7 @@ def draw_modal_bars(modal: pd.DataFrame, *, title: str = "", width_mm: float = C
         )
     for row, percent, end in zip(rows, area, np.where(known, high, area), strict=True):
         axes.annotate(
-            _words(percent),
+            percent_words(percent),
             (max(percent, end), row),
             xytext=(4, 0),
             textcoords="offset points",
@@ -74,8 +75,3 @@ def draw_modal_bars(modal: pd.DataFrame, *, title: str = "", width_mm: float = C
 
 def _called(name: str) -> str:
     return f"phase {name}" if name.isdecimal() else short(name)
-
-
-def _words(percent: float) -> str:
-    """Return a percentage; what is there is never written as 0."""
-    return "< 0.01 %" if 0 < percent < 0.005 else f"{percent:.2f} %"

@@ -70,8 +70,10 @@ def draw_phase_map(phases: xr.Dataset, *, width_mm: float = PAGE_MM) -> Figure:
 
 
 def share(part: int, whole: int) -> str:
-    """Return ``part`` of ``whole`` in percent; what is there is never written as 0."""
-    percent = 100 * part / max(whole, 1)
-    if 0 < percent < 0.05:
-        return "< 0.1 %"
-    return f"{percent:.1f} %"
+    """Return ``part`` of ``whole`` in percent."""
+    return percent_words(100 * part / max(whole, 1))
+
+
+def percent_words(percent: float) -> str:
+    """Return a percentage with one decimal; what is there is never written as 0."""
+    return "< 0.1 %" if 0 < percent < 0.05 else f"{percent:.1f} %"

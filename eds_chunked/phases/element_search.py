@@ -236,7 +236,12 @@ class Search:
             for part in (slice(self._n_continuum, self._n_base), slice(lines, None))
         )
         return dispersion_of(
-            fit.expected, peaks=peaks, artefacts=artefacts, channels=self._channels, detector=self._detector
+            self._counts,
+            fit.expected,
+            peaks=peaks,
+            artefacts=artefacts,
+            channels=self._channels,
+            detector=self._detector,
         )
 
     def _candidates(self, reduced: Reduced, chosen: Sequence[str], without: str = "") -> list[str]:
@@ -375,7 +380,7 @@ class Search:
                 for group in families.following
                 if group[-1].name in soft and abs(group[-1].energy - evidence.line.energy) <= near
             )
-            if other.element != evidence.element and evidence.net < MARGIN * most * max(0.0, other.net):
+            if other.element != evidence.element and evidence.net < most * max(0.0, other.net):
                 others.append(other.element)
         return replace(evidence, alternatives=(*evidence.alternatives, *others))
 

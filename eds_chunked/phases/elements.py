@@ -341,7 +341,9 @@ def _adjusted(total: Array, channels: Channels, detector: Detector, lines_of: li
 
         peaks = lines @ weights
         artefacts = base[:, n_continuum:] @ fit.weights[n_continuum:n_base]
-        dispersion = dispersion_of(fit.expected, peaks=peaks, artefacts=artefacts, channels=channels, detector=detector)
+        dispersion = dispersion_of(
+            total, fit.expected, peaks=peaks, artefacts=artefacts, channels=channels, detector=detector
+        )
         moved = adjusted(detector, channels, total, fit, peaks, peaks_of, dispersion=dispersion)
         still = abs(moved.offset - detector.offset) < 2e-4 and abs(moved.noise - detector.noise) < 2e-5
         detector = moved

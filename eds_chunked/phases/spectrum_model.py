@@ -31,7 +31,7 @@ _WINDOW = (("C", 4e-5), ("Al", 8e-6), ("Si", 2e-5))
 _LONG_WAY = 1.74
 # Mean loss of pulses of which some charge is lost in the dead layer.
 _TAIL_KEV = 0.08
-_WINDOW_KEV = 2.5
+_BENT_KEV = (0.6, 2.5)
 # What a pulse that comes late within the same count can lack.
 _LATE_KEV = 0.06
 # Beyond, a line has less than 1e-15 of its counts.
@@ -50,8 +50,8 @@ _HALO_KEV, _HALO_ERROR = 0.2, 0.008
 _SOFT_KEV = 0.5
 _ARTEFACT_ERROR = 0.12
 _CONTINUUM_ERROR = 0.0025
-# Of what a continuum differs from its mean within 0.2 keV.
-_EDGE_ERROR = 0.2
+# Of what a continuum differs from its mean within 0.1 keV; not where it rises steeply.
+_EDGE_KEV, _EDGE_ERROR, _STEEP_KEV = 0.1, 0.5, 0.8
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ class Channels:
 
     def continuum(self, detector: Detector, *, beam: float) -> Array:
         """Return what a window leaves of a continuum, times cubic B-splines (channels, splines) wider than any peak."""
-        # Closer where windows, edges and tails make it bend.
-        finer = np.where(self.energy < _WINDOW_KEV, 1.5, 1.0)
+        # Closer where edges and tails make it bend.
+        finer = np.where((self.energy > _BENT_KEV[0]) & (self.energy < _BENT_KEV[1]), 1.5, 1.0)
         steps = np.concatenate([[0.0], np.cumsum(self.width * finer[1:] / detector.fwhm(self.energy[1:]))])
         n = max(2, round(float(steps[-1]) / _KNOTS_FWHM))
         inner = np.linspace(0.0, steps[-1], n + 1)
@@ -232,25 +232,27 @@ def deviance_of(counts: Array, expected: Array, dispersion: Array) -> float:
     return float((2 * terms / dispersion).sum())
 
 
-def dispersion_of(expected: Array, *, peaks: Array, artefacts: Array, channels: Channels, detector: Detector) -> Array:
+def dispersion_of(
+    counts: Array, expected: Array, *, peaks: Array, artefacts: Array, channels: Channels, detector: Detector
+) -> Array:
     """Return how many times over counting noise the counts of each channel vary about a model.
 
     ``expected`` are all counts of the model, ``peaks`` those of lines and ``artefacts`` those that the detector adds.
     Errors of a model are alike in all channels of a peak's width. Taken as those of single channels they are larger by
     the root of their number, which makes them the same for every width of channels.
     """
+    peak, far = float(detector.sigma(2.0)) / channels.width, _HALO_KEV / channels.width
     alike = np.maximum(detector.fwhm(channels.energy) / channels.width, 1.0)
     continuum = expected - peaks - artefacts
-    edges = continuum - gaussian_filter1d(continuum, _HALO_KEV / channels.width, mode="nearest")
-    smooth = gaussian_filter1d(peaks, float(detector.sigma(2.0)) / channels.width, mode="nearest")
-    halo = gaussian_filter1d(peaks, _HALO_KEV / channels.width, mode="nearest")
-    softer = 1 + (_SOFT_KEV / channels.energy) ** 2
+    edges = continuum - gaussian_filter1d(continuum, _EDGE_KEV / channels.width, mode="nearest")
+    # An artefact far larger than what is counted would excuse itself.
+    left = gaussian_filter1d(counts - peaks - continuum, peak, mode="nearest")
     error = (
-        (_PEAK_ERROR * softer * smooth) ** 2
-        + (_HALO_ERROR * halo) ** 2
-        + (_ARTEFACT_ERROR * artefacts) ** 2
+        (_PEAK_ERROR * (1 + (_SOFT_KEV / channels.energy) ** 2) * gaussian_filter1d(peaks, peak, mode="nearest")) ** 2
+        + (_HALO_ERROR * gaussian_filter1d(peaks, far, mode="nearest")) ** 2
+        + (_ARTEFACT_ERROR * np.clip(left, 0.0, artefacts)) ** 2
         + (_CONTINUUM_ERROR * expected) ** 2
-        + (_EDGE_ERROR * edges) ** 2
+        + np.where(channels.energy > _STEEP_KEV, _EDGE_ERROR * edges, 0.0) ** 2
     )
     return np.asarray(1 + alike * error / np.maximum(expected, _LEAST_MU))
 
