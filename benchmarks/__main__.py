@@ -10,7 +10,6 @@ NAMES = (
     "codec",
     "conversion",
     "decomposition",
-    "elements",
     "fuzz_bcf",
     "grains",
     "growth",

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.linalg.lapack import dposv
 from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import nnls
 
@@ -30,8 +29,6 @@ _MOST_ELEMENTS = 30
 # A line is measured this far to each side, in widths at half maximum.
 _HALF_WINDOW = 0.6
 _OVERLAP_FWHM = 0.6
-# Lines this close are one peak, whatever the counts.
-_SAME_FWHM = 0.25
 _TOLERANCE_KEV = 0.010
 _TOLERANCE_SIGMA = 3.0
 # The background under a line comes from more channels than the line has: its error is this much of its own noise.
@@ -47,10 +44,7 @@ _PIVOTS = 25
 
 @dataclass(frozen=True)
 class Evidence:
-    """What speaks for an element: of its best line, and (``sigma``) of all its lines together.
-
-    ``lines`` stand out by themselves; ``alternatives`` could take the place of the element.
-    """
+    """What speaks for an element: of its best line, and (``sigma``) of all its lines together."""
 
     element: str
     line: Line
@@ -60,7 +54,6 @@ class Evidence:
     sigma: float
     offset: float
     tolerance: float
-    lines: tuple[str, ...] = ()
     overlaps: tuple[str, ...] = ()
     alternatives: tuple[str, ...] = ()
     artefact: str = ""
@@ -133,10 +126,7 @@ def _nonnegative(gram: Array, target: Array, positive: Array) -> Array:
     for _ in range(_PIVOTS):
         weights[:] = 0.0
         at = np.flatnonzero(positive)
-        if at.size:
-            _, weights[at], singular = dposv(gram[np.ix_(at, at)], target[at])
-            if singular:
-                break
+        weights[at] = np.linalg.solve(gram[np.ix_(at, at)], target[at])
         wrong = np.where(positive, weights < 0, target - gram @ weights > least)
         if not wrong.any():
             return weights
@@ -157,8 +147,8 @@ class Search:
     known
         The lines of every element that is thought of.
     columns
-        What spans the spectrum of each (channels, columns): its generators and its soft lines, as
-        :meth:`Channels.columns` gives them, and last its :meth:`Channels.bremsstrahlung`.
+        What spans the spectrum of each (channels, columns), soft lines alone last, as :meth:`Channels.columns` gives
+        them of its generators and its soft lines.
     significance
         Standard deviations by which an element has to stand out.
     """
@@ -172,23 +162,21 @@ class Search:
         columns: Mapping[str, Array],
         *,
         significance: float,
-        beam: float,
     ) -> None:
         self._counts, self._channels, self._detector = counts, channels, detector
         self._known, self._significance = known, significance
         self._barred: set[str] = set()
-        continuum, artefacts = channels.continuum(detector, beam=beam), channels.artefacts(counts, detector)
+        continuum, artefacts = channels.continuum(detector), channels.artefacts(counts, detector)
         self._n_continuum, self._n_base = continuum.shape[1], continuum.shape[1] + artefacts.shape[1]
         blocks = [continuum, artefacts, *(columns[element] for element in known)]
         self._columns = np.concatenate(blocks, axis=1)
         self._prior = np.full(self._columns.shape[1], np.inf)
         self._prior[self._n_continuum : self._n_base] = 1.0
         ends = np.cumsum([self._n_base, *(columns[element].shape[1] for element in known)])
-        self._places, self._soft, self._absorbed = {}, {}, {}
+        self._places, self._soft = {}, {}
         for first, last, (element, families) in zip(ends[:-1], ends[1:], known.items(), strict=True):
-            own = last - len(families.soft) - 1
-            self._places[element] = np.arange(first, own)
-            self._soft[element], self._absorbed[element] = np.arange(own, last - 1), np.arange(last - 1, last)
+            own = last - len(families.soft)
+            self._places[element], self._soft[element] = np.arange(first, own), np.arange(own, last)
 
     def run(self) -> list[Evidence]:
         """Return what was found, in the order of ``known``, also what is only possible; then artefacts."""
@@ -209,7 +197,8 @@ class Search:
             reduced = Reduced(self._columns, counts, variance, self._prior)
             before, chosen = chosen, self._settle(reduced, chosen)
             fit = self._fit(chosen, dispersion, expected)
-            dispersion = self._dispersion(chosen, fit)
+            columns = self._columns[:, self._at(chosen)]
+            dispersion = dispersion_of(fit, columns, self._n_continuum, self._channels, self._detector)
             fit = self._fit(chosen, dispersion, fit.expected)
             expected, variance = fit.expected, dispersion * fit.expected + 0.02
             silent = self._silent(chosen, dispersion, expected)
@@ -225,24 +214,8 @@ class Search:
         base = np.arange(self._n_base)
         if not false_peaks:
             base = np.delete(base, np.arange(self._n_continuum, self._n_continuum + N_FALSE_PEAKS))
-        soft = [self._soft[without], self._absorbed[without]] if without else []
-        absorbed = (self._absorbed[element] for element in chosen)
-        return np.concatenate([base, *absorbed, *(self._places[element] for element in chosen), *soft])
-
-    def _dispersion(self, chosen: Sequence[str], fit: Fit) -> Array:
-        at, lines = self._at(chosen), self._n_base + len(chosen)
-        artefacts, peaks = (
-            self._columns[:, at[part]] @ fit.weights[part]
-            for part in (slice(self._n_continuum, self._n_base), slice(lines, None))
-        )
-        return dispersion_of(
-            self._counts,
-            fit.expected,
-            peaks=peaks,
-            artefacts=artefacts,
-            channels=self._channels,
-            detector=self._detector,
-        )
+        soft = [self._soft[without]] if without else []
+        return np.concatenate([base, *(self._places[element] for element in chosen), *soft])
 
     def _candidates(self, reduced: Reduced, chosen: Sequence[str], without: str = "") -> list[str]:
         """Return the elements that could best take what ``chosen`` leave unexplained, the best first."""
@@ -360,29 +333,7 @@ class Search:
                 and instead not in self._silent([*others, instead], dispersion, fit.expected)
             )
             found.append(replace(evidence, sigma=math.sqrt(max(0.0, lost)), alternatives=alternatives))
-        found = [self._beside_soft_lines(evidence, found) for evidence in found]
         return [*found, *self._artefacts(reduced, chosen, fit, dispersion)]
-
-    def _beside_soft_lines(self, evidence: Evidence, found: Sequence[Evidence]) -> Evidence:
-        """Return ``evidence``, ambiguous if soft lines of another element lie where its only line does.
-
-        How strong those are is bounded, not known: the fit takes for them what is within the bound, whatever is there.
-        """
-        if len(evidence.lines) > 1:
-            return evidence
-        near = _SAME_FWHM * float(self._detector.fwhm(evidence.line.energy))
-        others = []
-        for other in found:
-            families = self._known[other.element]
-            soft = {line.name for group in families.soft for line in group}
-            most = sum(
-                group[-1].weight
-                for group in families.following
-                if group[-1].name in soft and abs(group[-1].energy - evidence.line.energy) <= near
-            )
-            if other.element != evidence.element and evidence.net < most * max(0.0, other.net):
-                others.append(other.element)
-        return replace(evidence, alternatives=(*evidence.alternatives, *others))
 
     def _best_line(self, element: str, own: Array, expected: Array, dispersion: Array) -> Evidence:
         """Return the evidence of the line of ``element`` that stands out most; ``own`` is its share of ``expected``."""
@@ -391,9 +342,7 @@ class Search:
         lines = [line for line in families.lines if line.name not in uncertain]
         measured = [self._measured(line, own, expected, dispersion) for line in lines]
         best = max(measured, key=lambda evidence: evidence.line_sigma)
-        seen = sorted((each.line for each in measured if each.line_sigma >= _SEEN), key=lambda line: line.energy)
-        names = tuple(line.name for line in seen)
-        return replace(best, element=element, lines=names, overlaps=self._overlaps(element, best.line))
+        return replace(best, element=element, overlaps=self._overlaps(element, best.line))
 
     def _measured(self, line: Line, own: Array, expected: Array, dispersion: Array) -> Evidence:
         """Return what a line has over the rest of the model, ``expected`` without ``own``."""
