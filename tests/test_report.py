@@ -358,7 +358,7 @@ def test_counts_under_the_grains_are_those_of_their_pixels(tmp_path):
 def test_a_store_without_results_has_a_report_that_asks_for_them(tmp_path):
     path = str(tmp_path / "bare.zarr")
     edc.convert(edc.synthetic.rock((13, 17, 64), counts_per_pixel=20, n_phases=2, energy_scale=0.3), path)
-    alone = workflow.report_step(path, tmp_path / "bare.html", memory="2GB")
+    alone = workflow.report_step(path, tmp_path / "bare.html", memory="4GB")
     assert alone == [tmp_path / "bare.html"]
     found = Page(alone[0].read_text())
     assert found.text_of("h2") == ["Please note", "The map", "Parameters and versions"]

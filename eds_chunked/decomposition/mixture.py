@@ -38,7 +38,7 @@ _TINY = 1e-6
 """Share of a flat spectrum in each of the mixture, so that no count is impossible."""
 _MOST_WORK = 1e9
 """Most values times spectra of a pass, and"""
-_MOST_LIKELIHOODS = 8e6
+_MOST_LIKELIHOODS = 4e6
 """most pixels times spectra: where they are many, so are the counts of fewer pixels."""
 _PIECE = 8192
 
