@@ -140,24 +140,49 @@ class Plan:
         return self.limit - self.peak
 
 
-def plan(need: Need, *, memory: str | int | None = None, max_workers: int | None = None) -> Plan:
-    """Decide how many workers fit the budget; raise MemoryBudgetError if not even one does."""
+@dataclass(frozen=True)
+class Budget:
+    """What one process may hold (``limit``), what it holds already (``idle``), and the threads it may use."""
+
+    limit: int
+    idle: int
+    threads: int
+
+    @property
+    def room(self) -> int:
+        """Bytes that a step may take."""
+        return self.limit - self.idle
+
+    def workers(self, need: Need, *, most: int | None = None) -> int:
+        """Return how many workers fit, at most ``most`` (default: the threads); 0 if not even one does."""
+        room = self.room - need.fixed
+        return min(most or self.threads, room // max(1, need.per_worker)) if room >= need.per_worker else 0
+
+    def plan(self, need: Need, *, max_workers: int | None = None) -> Plan:
+        """Decide how many workers fit; raise MemoryBudgetError if not even one does."""
+        workers = self.workers(need, most=max_workers)
+        if workers < 1:
+            # Rounded up to 10 MB, so that the figure can be typed.
+            smallest = -(-(self.idle + need.fixed + need.per_worker) // (10 * MB)) * 10 * MB
+            raise MemoryBudgetError(
+                f"memory for {need.what}",
+                found=f"a budget of {format_size(self.limit)}",
+                expected=f"at least {smallest // MB} MB ({self.idle // MB} MB for the program, "
+                f"{need.fixed // MB} MB once, {need.per_worker // MB} MB for a block)",
+                fix=f"--memory {smallest // MB}MB",
+            )
+        return Plan(need, self.limit, self.idle, workers)
+
+
+def budget(memory: str | int | None = None) -> Budget:
+    """Return the budget of this process."""
     release()
-    limit = resolve_limit(memory)
-    idle = resident() + RESERVE
-    room = limit - idle - need.fixed
-    workers = min(max_workers or n_cpus(), room // max(1, need.per_worker)) if room >= need.per_worker else 0
-    if workers < 1:
-        # Rounded up to 10 MB, so that the figure can be typed.
-        smallest = -(-(idle + need.fixed + need.per_worker) // (10 * MB)) * 10 * MB
-        raise MemoryBudgetError(
-            f"memory for {need.what}",
-            found=f"a budget of {format_size(limit)}",
-            expected=f"at least {smallest // MB} MB ({idle // MB} MB for the program, "
-            f"{need.fixed // MB} MB once, {need.per_worker // MB} MB for a block)",
-            fix=f"--memory {smallest // MB}MB",
-        )
-    return Plan(need, limit, idle, int(workers))
+    return Budget(resolve_limit(memory), resident() + RESERVE, n_cpus())
+
+
+def plan(need: Need, *, memory: str | int | None = None, max_workers: int | None = None) -> Plan:
+    """Decide how many workers fit the budget of this process; raise MemoryBudgetError if not even one does."""
+    return budget(memory).plan(need, max_workers=max_workers)
 
 
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1

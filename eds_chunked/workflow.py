@@ -36,6 +36,7 @@ from eds_chunked.engine.binning import rebin
 from eds_chunked.engine.blocks import Blocks
 from eds_chunked.engine.exclusion import exclude
 from eds_chunked.engine.mask_file import read_pixel_mask
+from eds_chunked.engine.planning import plan
 from eds_chunked.errors import ParameterError, StoreExistsError, StoreFullError
 from eds_chunked.grains.spectra import grain_spectra
 from eds_chunked.grains.split import separate_grains
@@ -308,7 +309,7 @@ def write_model(
         raise StoreExistsError(f"model {text}", found="something there", expected="a new place", fix="choose another")
     lazy = reconstruct(load_fresh(store, parent), components=components).to_dataset()
     tile = 4 * math.prod(lazy[schema.MODEL].data.chunksize)
-    how = budget.plan(budget.Need("model", 0, 4 * tile), memory=memory)
+    how = plan(budget.Need("model", 0, 4 * tile), memory=memory)
     _check_room(text, lazy[schema.MODEL].nbytes)
     held = HeldBackStore(zarr_store(target), ROOT_DOCUMENT)
     try:
@@ -573,7 +574,7 @@ def _check_early(header: MapHeader, *, n_phases: int | None, energy: Window | No
     whole = Blocks(CountsSource("", "", "", "", header.shape, tile, dtype), (0, 0, 0), header.shape)
     pca_need, figures_need = exact_need(whole), results_need(height * width)
     largest = max(pca_need.fixed + pca_need.per_worker, figures_need.fixed)
-    budget.plan(budget.Need("run", largest + _GROWTH, 0), memory=memory)
+    plan(budget.Need("run", largest + _GROWTH, 0), memory=memory)
 
 
 class _Clock:

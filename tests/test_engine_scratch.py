@@ -87,7 +87,6 @@ def chosen(ds, budget):
 
 def test_a_cell_is_as_large_as_the_budget_allows(monkeypatch):
     monkeypatch.setattr(memory, "resident", lambda: 100 * MB)
-    monkeypatch.setattr(scratch, "resident", lambda: 100 * MB)
     idle = 100 * MB + memory.RESERVE
     tall = changed((-1, 3, -1))
     whole = scratch._need(tall[schema.COUNTS].data, (TILE, TILE, SHAPE[2]), (56, 72))
@@ -109,7 +108,6 @@ def test_a_cell_is_as_large_as_the_budget_allows(monkeypatch):
 
 def test_chunks_that_are_computed_again_and_again_are_told(small_tiles, monkeypatch):
     monkeypatch.setattr(memory, "resident", lambda: 100 * MB)
-    monkeypatch.setattr(scratch, "resident", lambda: 100 * MB)
     seen = []
     ds = changed((-1, -1, 4), seen)
     need = scratch._need(ds[schema.COUNTS].data, (TILE, TILE, SHAPE[2]), (TILE, TILE))

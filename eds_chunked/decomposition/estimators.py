@@ -24,11 +24,12 @@ from eds_chunked.engine.blocks import Blocks, blocks_of
 from eds_chunked.engine.dose import filled_channels
 from eds_chunked.engine.lanes import run_pass
 from eds_chunked.engine.output import begin_result
+from eds_chunked.engine.planning import plan
 from eds_chunked.engine.shuffle import pool_bytes, shuffled_batches
 from eds_chunked.errors import EdsError, ParameterError
 from eds_chunked.kernels.reduce import pixel_sums
 from eds_chunked.kernels.sparse import Csr, take_pixels, to_dense
-from eds_chunked.memory import Need, plan
+from eds_chunked.memory import Need
 
 Array = np.ndarray[Any, Any]
 

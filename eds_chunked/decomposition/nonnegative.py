@@ -31,9 +31,10 @@ from eds_chunked.engine.blocks import Blocks, blocks_of
 from eds_chunked.engine.dose import filled_channels, mean_counts
 from eds_chunked.engine.lanes import run_pass
 from eds_chunked.engine.output import begin_result
+from eds_chunked.engine.planning import plan
 from eds_chunked.errors import CountsError, ParameterError
 from eds_chunked.kernels.sparse import Csr
-from eds_chunked.memory import Plan, plan
+from eds_chunked.memory import Plan
 
 Array = np.ndarray[Any, Any]
 

@@ -21,11 +21,12 @@ from eds_chunked.engine.blocks import Blocks, blocks_of
 from eds_chunked.engine.dose import filled_channels, mean_filled
 from eds_chunked.engine.lanes import run_pass
 from eds_chunked.engine.output import begin_result, empty_maps
+from eds_chunked.engine.planning import plan
 from eds_chunked.errors import ParameterError
 from eds_chunked.kernels.gram import project
 from eds_chunked.kernels.reduce import pixel_sums
 from eds_chunked.kernels.sparse import Csr
-from eds_chunked.memory import Need, plan
+from eds_chunked.memory import Need
 from eds_chunked.store.drafts import Draft, MapTarget
 
 Array = np.ndarray[Any, Any]

@@ -18,11 +18,12 @@ from eds_chunked.engine.blocks import Block, Blocks, Lane, blocks_of
 from eds_chunked.engine.exclusion import analysed_part
 from eds_chunked.engine.lanes import run_pass
 from eds_chunked.engine.output import begin_result, empty_maps
+from eds_chunked.engine.planning import plan
 from eds_chunked.errors import StaleResultError
 from eds_chunked.kernels.chi_square import chi_square
 from eds_chunked.kernels.reduce import channel_sums, pixel_sums
 from eds_chunked.kernels.sparse import keep
-from eds_chunked.memory import Need, plan
+from eds_chunked.memory import Need
 from eds_chunked.store.drafts import MapTarget
 
 Array = np.ndarray[Any, Any]

@@ -20,9 +20,10 @@ from eds_chunked.decomposition.start import START_PIXELS, ScaledSample, start_fa
 from eds_chunked.engine.blocks import Blocks, blocks_of
 from eds_chunked.engine.dose import filled_channels
 from eds_chunked.engine.lanes import run_pass
+from eds_chunked.engine.planning import plan
 from eds_chunked.errors import ParameterError
 from eds_chunked.kernels.sparse import take_pixels
-from eds_chunked.memory import Need, plan
+from eds_chunked.memory import Need
 
 Array = np.ndarray[Any, Any]
 

@@ -16,8 +16,9 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from eds_chunked import progress
+from eds_chunked.engine.planning import budget
 from eds_chunked.engine.scheduling import scheduler, zarr_limits
-from eds_chunked.memory import MB, RESERVE, Need, Plan, n_cpus, plan, release, resident, resolve_limit
+from eds_chunked.memory import MB, Need, Plan
 from eds_chunked.schema import COUNTS
 from eds_chunked.store.backend import zarr_store
 from eds_chunked.store.layout import tile_shape
@@ -89,18 +90,15 @@ def _plan(counts: da.Array, tile: tuple[int, int, int], memory: str | int | None
     """
     cells = list(product(_sides(counts.shape[0], tile[0]), _sides(counts.shape[1], tile[1])))
     needs = {cell: _need(counts, tile, cell) for cell in cells}
-    limit = resolve_limit(memory)
-    release()
-    room = limit - resident() - RESERVE
+    allowed = budget(memory)
     fitting = [
         (_computed(counts, cell) / workers, -cell[0] * cell[1], -workers, cell)
         for cell, need in needs.items()
-        for workers in range(1, n_cpus() + 1)
-        if need.fixed + workers * need.per_worker <= room
+        for workers in range(1, allowed.workers(need) + 1)
     ]
     # Where nothing fits, the plan of what takes the least says so.
     cell = min(fitting)[-1] if fitting else min(cells, key=lambda cell: needs[cell].fixed)
-    return cell, plan(needs[cell], memory=limit)
+    return cell, allowed.plan(needs[cell])
 
 
 def _tell_of_repetition(counts: da.Array, tile: tuple[int, int, int], cell: Cell, how: Plan) -> None:

@@ -12,6 +12,7 @@ from eds_chunked import schema
 from eds_chunked.engine.blocks import Blocks, blocks_of
 from eds_chunked.engine.lanes import run_pass
 from eds_chunked.engine.output import begin_result
+from eds_chunked.engine.planning import plan
 from eds_chunked.errors import ParameterError
 from eds_chunked.grains.table_pass import (
     Extents,
@@ -24,7 +25,6 @@ from eds_chunked.grains.table_pass import (
     strips_of,
     table_need,
 )
-from eds_chunked.memory import plan
 from eds_chunked.phases.label_maps import LabelMap, check_labels
 from eds_chunked.phases.live_times import live_time_of_pixels
 from eds_chunked.phases.sums import check_same_map

@@ -12,13 +12,14 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from eds_chunked import progress, schema
+from eds_chunked.engine.planning import plan
 from eds_chunked.engine.scratch import scratch_folder
 from eds_chunked.errors import MemoryBudgetError, ParameterError
 from eds_chunked.grains.measure import GrainShapes, Grid, grain_columns, measure_window
 from eds_chunked.grains.numbering import BLOCK_BYTES, Numbered, number_grains, put_window
 from eds_chunked.grains.separation import PIXEL_BYTES, separate_window
 from eds_chunked.grains.windows import Layer, Window, windows_of
-from eds_chunked.memory import MB, Need, Plan, format_size, plan
+from eds_chunked.memory import MB, Need, Plan, format_size
 from eds_chunked.phases.cleaning import min_size_in_pixels
 from eds_chunked.phases.sums import check_same_map
 from eds_chunked.store.backend import zarr_store

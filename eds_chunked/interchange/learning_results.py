@@ -13,6 +13,7 @@ import xarray as xr
 
 from eds_chunked import progress, schema
 from eds_chunked.decomposition.low_rank import with_mean
+from eds_chunked.engine.planning import plan
 from eds_chunked.engine.scratch import scratch_folder
 from eds_chunked.errors import ParameterError
 from eds_chunked.interchange.decompositions import (
@@ -36,7 +37,7 @@ from eds_chunked.interchange.means import (
 )
 from eds_chunked.interchange.npz import Member, NpzFile, Rows, open_npz, write_npz
 from eds_chunked.interchange.variances import EXPLAINED_VARIANCE
-from eds_chunked.memory import Need, n_cpus, plan
+from eds_chunked.memory import Need, n_cpus
 from eds_chunked.store.backend import room_at
 from eds_chunked.store.whole_files import written_whole
 

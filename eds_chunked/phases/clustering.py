@@ -19,8 +19,9 @@ from eds_chunked.decomposition.advice import advise_components
 from eds_chunked.decomposition.elbow import is_centred
 from eds_chunked.decomposition.sample import Draw
 from eds_chunked.engine.blocks import Lane
+from eds_chunked.engine.planning import plan
 from eds_chunked.errors import ParameterError
-from eds_chunked.memory import Need, plan
+from eds_chunked.memory import Need
 from eds_chunked.phases.labels import MAX_PHASES
 from eds_chunked.store.provenance import result_attributes
 

@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 
 from eds_chunked import schema
+from eds_chunked.engine.planning import plan
 from eds_chunked.errors import ParameterError
-from eds_chunked.memory import Need, plan
+from eds_chunked.memory import Need
 from eds_chunked.store.provenance import result_attributes
 
 __all__ = ["LEFT_OUT_ROW", "MERGES", "MIXED_ROW", "UNASSIGNED_ROW", "merge_phases", "phase_names"]

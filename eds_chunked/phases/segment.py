@@ -10,8 +10,9 @@ import numpy as np
 import xarray as xr
 
 from eds_chunked import schema
+from eds_chunked.engine.planning import plan
 from eds_chunked.errors import ParameterError
-from eds_chunked.memory import Need, plan
+from eds_chunked.memory import Need
 from eds_chunked.phases.cleaning import area_of_min_size, fill_small_holes, min_size_in_pixels, remove_small_objects
 from eds_chunked.phases.labels import check_decision, exclusive_labels
 from eds_chunked.phases.morphology import check_size, close_mask, open_mask

@@ -17,10 +17,11 @@ from eds_chunked.decomposition.result import check_same_axes
 from eds_chunked.engine.blocks import Block, Blocks, Lane, blocks_of
 from eds_chunked.engine.lanes import run_pass
 from eds_chunked.engine.output import changed
+from eds_chunked.engine.planning import plan
 from eds_chunked.errors import ParameterError, StaleResultError
 from eds_chunked.kernels.label_sums import label_sums
 from eds_chunked.kernels.reduce import mask_sums, sum_dtype
-from eds_chunked.memory import Need, plan
+from eds_chunked.memory import Need
 from eds_chunked.phases.label_maps import LabelMap, check_labels, piece
 from eds_chunked.phases.live_times import live_time_of_pixels
 from eds_chunked.store.provenance import result_attributes
