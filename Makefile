@@ -1,6 +1,9 @@
 # `make demo` and `make test` need nothing but Python 3.11 or later: they make their own environment in .venv.
 PYTHON ?= python3
 VENV ?= .venv
+# Processes that share the tests, up to 1 GB each. OpenMP and BLAS get one thread in each: by themselves they start as
+# many as there are processors, which then wait for each other.
+WORKERS ?= 2
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
@@ -22,7 +25,7 @@ demo: $(READY)
 	$(BIN)/eds-chunked demo demo-output --overwrite
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --hypothesis-profile repeatable
 
 test-long: $(READY)
 	$(BIN)/python -m pytest -m long --timeout 3600

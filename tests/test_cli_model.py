@@ -9,7 +9,6 @@ import pytest
 import xarray as xr
 from click.testing import CliRunner
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
 from eds_chunked import figures, schema, workflow
 from eds_chunked.cli import main
@@ -146,10 +145,8 @@ def test_figure_of_what_is_left_out_and_of_a_perfect_fit(store):
         figures.draw_model_fit(load(store, "pca"))
 
 
-def test_the_report_has_the_figure_and_asks_for_no_model(store, tmp_path, monkeypatch):
-    # All figures twice: their pictures are not looked at.
-    picture = figures.png(Figure(figsize=(0.1, 0.1)))
-    monkeypatch.setattr(figures, "png", lambda figure: picture)
+@pytest.mark.usefixtures("unrendered")
+def test_the_report_has_the_figure_and_asks_for_no_model(store, tmp_path):
     names = [picture.name for picture in assemble.pictures(Findings(store))]
     assert "model" in names
     bare = str(shutil.copytree(store, tmp_path / "bare.zarr"))

@@ -286,6 +286,7 @@ def as_map_of(store):
 
 
 @pytest.mark.filterwarnings("ignore::eds_chunked.grains.statistics.FewGrainsWarning")
+@pytest.mark.usefixtures("unrendered")
 def test_report_shows_clusters_without_thresholds(store, tmp_path):
     workflow.cluster_step(store, parent="pca/main", n_clusters=4, method="gaussian", name="mixture")
     names = [picture.name for picture in pictures(Findings(store))]

@@ -1,5 +1,7 @@
 """The full-batch solver: pass by pass against SciPy and scikit-learn, and what all solvers promise."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -129,33 +131,53 @@ def test_objective_never_rises(loss, seed):
     assert objective[-1] < objective[0] * 0.999
 
 
+def two_passes(loss, chunks):
+    ds = as_map(with_dead(made_counts(seed=37)), chunks=chunks)
+    return nmf(ds, n_components=3, solver="blockwise", loss=loss, max_epochs=2)
+
+
+@cache
+def two_passes_in_memory(loss):
+    return two_passes(loss, None)
+
+
 @settings(max_examples=6, deadline=None)
 @given(chunks=ragged_chunks((31, 47, 61)))
 @pytest.mark.parametrize("loss", LOSSES)
 def test_chunks_do_not_matter(loss, chunks):
-    counts = with_dead(made_counts(seed=37))
-    given_as = [nmf(as_map(counts, chunks=c), n_components=3, solver="blockwise", loss=loss, max_epochs=2)
-                for c in (chunks, None)]  # fmt: skip
-    assert_same_bits(*given_as)
+    assert_same_bits(two_passes(loss, chunks), two_passes_in_memory(loss))
+
+
+@pytest.fixture(scope="module")
+def in_two_orders():
+    """Return a banded map, the same with its rows mixed, and a rough start."""
+    counts = rock_counts(small_rock((101, 149, 251), counts_per_pixel=100, texture="banded"))
+    mixed = np.random.default_rng(38).permutation(len(counts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(start, "START_PIXELS", 5000)
+        return as_map(counts), as_map(counts[mixed]), rough_start(as_map(counts), 4)
 
 
 @pytest.mark.parametrize(("solver", "loss"), SOLVERS)
-def test_order_of_the_rows_does_not_matter(solver, loss, monkeypatch):
+def test_order_of_the_rows_does_not_matter(solver, loss, in_two_orders, monkeypatch):
     monkeypatch.setattr(start, "START_PIXELS", 5000)
-    counts = rock_counts(small_rock((101, 149, 251), counts_per_pixel=100, texture="banded"))
-    mixed = np.random.default_rng(38).permutation(len(counts))
-    maps = as_map(counts), as_map(counts[mixed])
-    first = rough_start(maps[0], 4)
+    *maps, first = in_two_orders
     bands, shuffled = (nmf(ds, start=first, solver=solver, loss=loss, max_epochs=3, early_stop=False) for ds in maps)
     assert cosines(bands[schema.FACTORS], shuffled[schema.FACTORS]).min() >= 0.999
+
+
+@cache
+def made_rock(shape, dose, texture):
+    made = small_rock(shape, counts_per_pixel=dose, texture=texture)
+    return as_map(rock_counts(made)), made.spectra
 
 
 @pytest.mark.parametrize(("solver", "loss"), FULL_BATCH)
 @pytest.mark.parametrize(("dose", "shape"), [(18, (137, 179, 251)), (100, (83, 101, 251))])
 def test_spectra_of_a_banded_map_are_found(solver, loss, dose, shape):
-    made = small_rock(shape, counts_per_pixel=dose, texture="banded")
-    result = nmf(as_map(rock_counts(made)), n_components=4, solver=solver, loss=loss)
-    assert cosines(result[schema.FACTORS], made.spectra).min() >= 0.99
+    ds, spectra = made_rock(shape, dose, "banded")
+    result = nmf(ds, n_components=4, solver=solver, loss=loss)
+    assert cosines(result[schema.FACTORS], spectra).min() >= 0.99
 
 
 # A mixture has little to fear of it: see tests/test_decomposition_mixture.py.

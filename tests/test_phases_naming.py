@@ -139,6 +139,7 @@ def test_the_verb_says_which_phase_is_empty_and_why(store):
     assert "Phase 1 has no pixel" not in said
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_run_names_phases_on_the_way(tmp_path):
     made = small_rock((61, 83, 131), n_phases=3, counts_per_pixel=150)
     with warnings.catch_warnings():

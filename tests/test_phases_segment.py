@@ -90,7 +90,7 @@ def whole_map_mask(image, min_size, *, rule="otsu", cut=0, heal=0):
     cut=st.integers(0, 2),
     heal=st.integers(0, 2),
     holes=st.booleans(),
-    block_bytes=st.sampled_from([600, 3000, 2**25]),
+    block_bytes=st.sampled_from([1500, 6000, 2**25]),
     chunks=st.tuples(ragged(3), ragged(31), ragged(47)),
 )
 def test_masks_equal_scikit_image_on_the_whole_map_for_every_chunking(

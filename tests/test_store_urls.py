@@ -60,6 +60,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------ the whole way
+@pytest.mark.usefixtures("unrendered")
 def test_the_whole_way_in_memory_gives_what_it_gives_on_a_disk(url: str, tmp_path: Path) -> None:
     def workflow(store: str) -> None:
         edc.convert(rock(), store)
@@ -89,6 +90,7 @@ def test_the_whole_way_in_memory_gives_what_it_gives_on_a_disk(url: str, tmp_pat
     assert edc.pca(edc.open(url), n_components=2).encoding["source"] == url
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_every_verb_takes_a_url(url: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert answer("convert", source, url)["store"] == url
@@ -117,6 +119,7 @@ def test_every_verb_takes_a_url(url: str, source: Path, tmp_path: Path, monkeypa
     assert "found a store, expected a new place" in again.stderr
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_run_on_a_url_writes_its_files_here(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     summary = edc.run(rock(), url, n_components=4, n_phases=2)
