@@ -53,7 +53,7 @@ def resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _cgroup_free(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int | None:
+def container_free(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Bytes that the tightest container limit above this process leaves, or None where there is none."""
     free = []
     try:
@@ -90,10 +90,15 @@ def _cgroup_free(membership: Path = Path("/proc/self/cgroup"), mount: Path = Pat
     return max(0, min(free)) if free else None
 
 
+def installed() -> int:
+    """Bytes that this machine has."""
+    return int(psutil.virtual_memory().total)
+
+
 def available() -> int:
     """Bytes that this machine, or the container around this process, can still give."""
     free = int(psutil.virtual_memory().available)
-    in_container = _cgroup_free()
+    in_container = container_free()
     return free if in_container is None else min(free, in_container)
 
 

@@ -95,11 +95,11 @@ def test_the_tightest_limit_of_cgroup_2_counts(tmp_path):
     member.write_text("0::/slice/box\n")
     level(tmp_path / "slice", V2, limit=900, used=300, cache="anon 1\ninactive_file 0")
     level(tmp_path / "slice/box", V2, limit="max", used=200, cache="inactive_file 0")
-    assert memory._cgroup_free(member, tmp_path) == 600
+    assert memory.container_free(member, tmp_path) == 600
     level(tmp_path / "slice/box", V2, limit=500, used=200, cache="inactive_file 0")
-    assert memory._cgroup_free(member, tmp_path) == 300
+    assert memory.container_free(member, tmp_path) == 300
     level(tmp_path / "slice/box", V2, limit=500, used=600, cache="inactive_file 0")
-    assert memory._cgroup_free(member, tmp_path) == 0
+    assert memory.container_free(member, tmp_path) == 0
 
 
 def test_the_tightest_limit_of_cgroup_1_counts(tmp_path):
@@ -107,7 +107,7 @@ def test_the_tightest_limit_of_cgroup_1_counts(tmp_path):
     member.write_text("5:cpu,cpuacct:/a\n4:memory:/a/b\n0::/\n")
     level(tmp_path / "memory", V1, limit=2**63 - 4096, used=10, cache="total_inactive_file 0")
     level(tmp_path / "memory/a/b", V1, limit=1000, used=900, cache="inactive_file 5\ntotal_inactive_file 400")
-    assert memory._cgroup_free(member, tmp_path) == 500
+    assert memory.container_free(member, tmp_path) == 500
 
 
 def test_files_that_the_system_keeps_in_memory_are_free(tmp_path):
@@ -115,7 +115,7 @@ def test_files_that_the_system_keeps_in_memory_are_free(tmp_path):
     member.write_text("0::/box\n")
     # A container that has read large files: nearly all of its memory is cache, which gives way.
     level(tmp_path / "box", V2, limit=1000, used=990, cache="anon 90\ninactive_file 900\nactive_file 0")
-    assert memory._cgroup_free(member, tmp_path) == 910
+    assert memory.container_free(member, tmp_path) == 910
 
 
 @pytest.mark.parametrize("text", [None, "", "0::/nowhere\n", "3:cpu:/a\n"])
@@ -123,13 +123,13 @@ def test_without_a_limit_there_is_none(tmp_path, text):
     member = tmp_path / "cgroup"
     if text is not None:
         member.write_text(text)
-    assert memory._cgroup_free(member, tmp_path) is None
+    assert memory.container_free(member, tmp_path) is None
 
 
 def test_a_container_and_the_machine_both_limit(monkeypatch):
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=700))
     for in_container, free in ((None, 700), (500, 500), (900, 700)):
-        monkeypatch.setattr(memory, "_cgroup_free", lambda in_container=in_container: in_container)
+        monkeypatch.setattr(memory, "container_free", lambda in_container=in_container: in_container)
         assert memory.available() == free
 
 

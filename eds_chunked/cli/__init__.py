@@ -9,10 +9,12 @@ import click
 
 from eds_chunked.cli.association_verb import association
 from eds_chunked.cli.cluster_verb import cluster
+from eds_chunked.cli.doctor_verb import doctor
 from eds_chunked.cli.elements_verb import elements
 from eds_chunked.cli.group import Verbs
 from eds_chunked.cli.modal_verb import modal
 from eds_chunked.cli.model_verb import model
+from eds_chunked.cli.shell_verb import completion
 from eds_chunked.cli.size_verbs import sizes
 from eds_chunked.cli.source_verbs import calibrate, convert, info
 from eds_chunked.cli.step_verbs import grains, nmf, pca, phases, spectra
@@ -51,6 +53,7 @@ _VERBS = (
     *(run, demo, info, convert, calibrate),
     *(pca, nmf, model, phases, cluster, modal, association, spectra, elements, grains, sizes),
     *(report, export, import_, verify, clean),
+    *(doctor, completion),
 )
 for _verb in _VERBS:
     main.add_command(_verb)

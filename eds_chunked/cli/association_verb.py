@@ -13,7 +13,7 @@ from eds_chunked.cli.output import Facts, Output, Piece, Rows, number
 
 
 @click.command()
-@click.argument("store", metavar="STORE")
+@click.argument("store", metavar="STORE", shell_complete=parameters.files)
 @parameters.options(parameters.merges, parameters.came_from(schema.PHASES))
 @click.option(
     "--free",

@@ -12,7 +12,7 @@ from eds_chunked.cli.output import Facts, Output
 
 
 @click.command()
-@click.argument("store", metavar="STORE")
+@click.argument("store", metavar="STORE", shell_complete=parameters.files)
 @click.option("-k", "--clusters", "n_clusters", type=int, metavar="K", required=True, help="Number of phases.")
 @click.option("--method", metavar="NAME", default="kmeans", help="kmeans, or gaussian (a mixture).")
 @click.option(

@@ -12,7 +12,7 @@ from eds_chunked.cli.output import Facts, Note, Output, Rows, number
 
 
 @click.command()
-@click.argument("store", metavar="STORE")
+@click.argument("store", metavar="STORE", shell_complete=parameters.files)
 @click.option("--phase", type=parameters.whole_numbers, metavar="A,B,..", help="Phases to look at. [default: all]")
 @click.option(
     "--elements", type=parameters.names, metavar="A,B,..", help="The only elements to think of. [default: all]"

@@ -12,7 +12,7 @@ from eds_chunked.cli.output import Facts, Note, Output, Rows, number
 
 
 @click.command()
-@click.argument("store", metavar="STORE")
+@click.argument("store", metavar="STORE", shell_complete=parameters.files)
 @parameters.options(parameters.merges, parameters.came_from(schema.PHASES))
 @click.option(
     "--densities",

@@ -16,7 +16,7 @@ _CHANNELS = 5
 
 
 @click.command()
-@click.argument("store", metavar="STORE")
+@click.argument("store", metavar="STORE", shell_complete=parameters.files)
 @click.option(
     "--components", type=parameters.whole_numbers, metavar="I,J,..", help="Components to use.", show_default="all"
 )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from eds_chunked import schema
 from eds_chunked.cli.output import Output
@@ -151,6 +152,11 @@ def _log_to_stderr(level: str) -> None:
         log.warning(str(message))
 
     warnings.showwarning = show
+
+
+def files(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Let the shell complete names of files and folders, for arguments that may be URLs as well."""
+    return [CompletionItem(incomplete, type="file")]
 
 
 memory = click.option(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("what", metavar="STORE|FILE.txt")
+@click.argument("what", metavar="STORE|FILE.txt", shell_complete=parameters.files)
 @click.option("--phase", type=int, metavar="N", help="Phase of a store, 1..n; without it all phases are compared.")
 @click.option("--scale", metavar="NAME", default="linear", help="linear, log, log10, sqrt or normalised.")
 @click.option(

@@ -20,7 +20,7 @@ _UNFINISHED = "being calibrated, or broken off: eds-chunked calibrate with the s
 
 
 @click.command()
-@click.argument("what", metavar="FILE|STORE")
+@click.argument("what", metavar="FILE|STORE", shell_complete=parameters.files)
 @parameters.speaking
 def info(output: Output, what: str) -> None:
     """Say what is in a file or a store, without reading counts.
@@ -172,8 +172,8 @@ def _stale_pieces(results: list[dict[str, Any]]) -> list[Piece]:
 
 
 @click.command()
-@click.argument("source", metavar="SOURCE")
-@click.argument("store", metavar="STORE")
+@click.argument("source", metavar="SOURCE", shell_complete=parameters.files)
+@click.argument("store", metavar="STORE", shell_complete=parameters.files)
 @parameters.options(parameters.pick, parameters.selecting, parameters.storing, parameters.overwrite, parameters.memory)
 @parameters.speaking
 def convert(
@@ -214,7 +214,7 @@ def convert(
 
 
 @click.command()
-@click.argument("store", metavar="STORE")
+@click.argument("store", metavar="STORE", shell_complete=parameters.files)
 @parameters.calibration
 @parameters.speaking
 def calibrate(output: Output, store: str, calibration: dict[str, Any]) -> None:

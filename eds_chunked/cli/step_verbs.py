@@ -30,7 +30,7 @@ def _saved(output: Output, address: str) -> Facts:
 
 
 @click.command()
-@click.argument("store", metavar="STORE")
+@click.argument("store", metavar="STORE", shell_complete=parameters.files)
 @click.option(
     "-k",
     "--components",
@@ -114,7 +114,7 @@ def pca(output: Output, store: str, name: str | None, noise: str, **given: Any) 
 
 
 @click.command()
-@click.argument("store", metavar="STORE")
+@click.argument("store", metavar="STORE", shell_complete=parameters.files)
 @click.option(
     "-k",
     "--components",
@@ -221,7 +221,7 @@ _SEGMENTING = ("threshold", "min_size", "opening", "closing", "mixed_margin")
 
 
 @click.command()
-@click.argument("store", metavar="STORE")
+@click.argument("store", metavar="STORE", shell_complete=parameters.files)
 @_segmenting
 @parameters.merges
 @click.option(
@@ -305,7 +305,7 @@ def _empty_phases(result: xr.Dataset) -> list[str]:
 
 
 @click.command()
-@click.argument("store", metavar="STORE")
+@click.argument("store", metavar="STORE", shell_complete=parameters.files)
 @click.option("--grains", "of_grains", is_flag=True, help="Sum the counts of each grain, not of each phase.")
 @click.option(
     "--of",
@@ -395,7 +395,7 @@ def _of_grains(result: xr.Dataset) -> tuple[dict[str, Any], list[Piece]]:
 
 
 @click.command()
-@click.argument("store", metavar="STORE")
+@click.argument("store", metavar="STORE", shell_complete=parameters.files)
 @click.option(
     "--of",
     "source",

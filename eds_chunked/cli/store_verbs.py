@@ -20,8 +20,10 @@ _NO_JOURNAL = (
 
 
 @click.command()
-@click.argument("store", metavar="STORE")
-@click.argument("target", metavar="FILE.hspy|OUT.zarr|RESULT.npz|SPECTRA.msa|SPECTRA.csv")
+@click.argument("store", metavar="STORE", shell_complete=parameters.files)
+@click.argument(
+    "target", metavar="FILE.hspy|OUT.zarr|RESULT.npz|SPECTRA.msa|SPECTRA.csv", shell_complete=parameters.files
+)
 @click.option(
     "--codec",
     type=click.Choice(["zstd", "lz4", "counts"]),
@@ -92,8 +94,8 @@ def export(output: Output, store: str, target: str, **given: Any) -> None:
 
 
 @click.command("import")
-@click.argument("store", metavar="STORE")
-@click.argument("path", metavar="RESULT.npz")
+@click.argument("store", metavar="STORE", shell_complete=parameters.files)
+@click.argument("path", metavar="RESULT.npz", shell_complete=parameters.files)
 @click.option("--energy", type=parameters.energy_window, metavar="LO:HI", help="Window that was decomposed, keV.",
               show_default="all that the store has")  # fmt: skip
 @click.option("--bss", is_flag=True, help="Take the blind source separation, not the decomposition.")
@@ -124,7 +126,7 @@ def import_(output: Output, store: str, path: str, bss: bool, **given: Any) -> N
 
 
 @click.command()
-@click.argument("store", metavar="STORE")
+@click.argument("store", metavar="STORE", shell_complete=parameters.files)
 @parameters.memory
 @parameters.speaking
 def verify(output: Output, store: str, memory: str | None) -> int:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source", metavar="SOURCE")
-@click.argument("store", metavar="STORE")
+@click.argument("source", metavar="SOURCE", shell_complete=parameters.files)
+@click.argument("store", metavar="STORE", shell_complete=parameters.files)
 @click.option(
     "--phases",
     "n_phases",
@@ -141,7 +141,7 @@ def _near(path: str | Path) -> str:
 
 
 @click.command()
-@click.argument("folder", metavar="[FOLDER]", default="demo-output")
+@click.argument("folder", metavar="[FOLDER]", default="demo-output", shell_complete=parameters.files)
 @click.option(
     "--shape", type=parameters.map_shape, metavar="YxXxCHANNELS", default="192x256x1024", help="Size of the map."
 )

@@ -9,8 +9,8 @@ from eds_chunked.cli.output import Facts, Note, Output
 
 
 @click.command()
-@click.argument("store", metavar="STORE")
-@click.argument("target", metavar="[FOLDER|FILE.html]", required=False)
+@click.argument("store", metavar="STORE", shell_complete=parameters.files)
+@click.argument("target", metavar="[FOLDER|FILE.html]", required=False, shell_complete=parameters.files)
 @parameters.options(parameters.memory)
 @parameters.speaking
 def report(output: Output, store: str, target: str | None, memory: str | None) -> None:
@@ -38,7 +38,7 @@ def report(output: Output, store: str, target: str | None, memory: str | None) -
 
 
 @click.command()
-@click.argument("store", metavar="STORE")
+@click.argument("store", metavar="STORE", shell_complete=parameters.files)
 @click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @parameters.speaking
 def clean(output: Output, store: str, dry_run: bool) -> None:

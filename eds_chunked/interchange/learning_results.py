@@ -145,7 +145,7 @@ def write_learning_results(
 def loading_rows(result: xr.Dataset, rows: int) -> Iterator[Array]:
     """Yield the loadings as (pixels, components), ``rows`` rows of the map at a time."""
     loadings = result[schema.LOADINGS].transpose(schema.Y, schema.X, schema.COMPONENT)
-    with progress.step("loadings", loadings.sizes[schema.Y]) as done:
+    with progress.step("loadings", loadings.sizes[schema.Y], unit="rows") as done:
         for first in range(0, loadings.sizes[schema.Y], rows):
             # Here, whatever cluster is active: they pass through this process anyway.
             piece = loadings.isel({schema.Y: slice(first, first + rows)}).compute(scheduler="threads").values

@@ -101,7 +101,7 @@ def _planned(store: Location, memory: str | int | None) -> Findings:
 
 
 def _draw(found: Findings) -> list[Picture]:
-    with progress.step("figures", 1) as done, few_grains_are_listed():
+    with progress.step("figures", 1, unit="") as done, few_grains_are_listed():
         drawn = list(pictures(found))
         done(1)
     return drawn

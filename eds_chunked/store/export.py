@@ -139,7 +139,7 @@ def _write_counts(group: h5py.Group, source: CountsSource, *, workers: int) -> N
         shuffle=True,
     )
     corners = list(_corners(source.shape, source.tile))
-    with progress.step("export", len(corners)) as done:
+    with progress.step("export", len(corners), unit="tiles") as done:
         for tile in in_order(lambda corner: _packed_tile(source, *corner, chunk), corners, workers=workers):
             for start, packed in tile:
                 data.id.write_direct_chunk(start, packed)

@@ -141,7 +141,7 @@ def verify(store: Location, *, memory: str | int | None = None) -> Verification:
     survey = Survey(counts.shape)
     tiles: list[DamagedTile] = []
     readable = True
-    with progress.step("verify", counts.n_tiles) as done:
+    with progress.step("verify", counts.n_tiles, unit="tiles") as done:
         places = counts.places()
         for (ys, xs), (of_tile, why) in zip(places, in_order(check, places, workers=chosen.workers), strict=True):
             if of_tile is None:
