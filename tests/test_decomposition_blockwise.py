@@ -201,12 +201,12 @@ def test_restarts_share_their_passes_and_the_best_is_kept(monkeypatch):
     passes = []
     one_pass = blockwise.run_pass
     monkeypatch.setattr(blockwise, "run_pass", lambda *given, **more: passes.append(1) or one_pass(*given, **more))
-    alone = [nmf(ds, n_components=4, solver="blockwise", seed=seed, max_epochs=3) for seed in (5, 6, 7)]
+    alone = nmf(ds, n_components=4, solver="blockwise", seed=5, max_epochs=3)
     passes.clear()
     together = nmf(ds, n_components=4, solver="blockwise", seed=5, restarts=3, max_epochs=3)
     assert len(passes) <= 3
     assert together.attrs[schema.PARAMETERS]["restart"] in (0, 1, 2)
-    assert together[schema.HELD_OUT].values[-1] <= alone[0][schema.HELD_OUT].values[-1]
+    assert together[schema.HELD_OUT].values[-1] <= alone[schema.HELD_OUT].values[-1]
 
 
 def test_minibatch_restarts_keep_the_best():
@@ -328,9 +328,12 @@ def test_wrong_combinations_are_refused():
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_floats_and_tiny_maps_are_fitted_whole(loss):
+def test_tiny_maps_are_fitted_whole(loss):
     tiny = nmf(as_map(made_counts((7, 11, 61))), n_components=2, solver="blockwise", loss=loss, max_epochs=2)
     assert schema.HELD_OUT not in tiny
+
+
+def test_floats_are_fitted_whole():
     floats = nmf(as_map(made_counts() * 0.5), n_components=2, solver="blockwise", loss="frobenius", max_epochs=2)
     assert schema.HELD_OUT not in floats
 

@@ -155,11 +155,11 @@ def accuracy(phases, truth):
 def test_labels_are_true_where_borders_are_blurred(seed):
     """The beam excites a pixel about it: at 100 counts a pixel 98 % are right, borders and all."""
     made = edc.synthetic.rock(
-        (201, 307, 512), energy_scale=0.024, counts_per_pixel=100, n_phases=4, blur=1.0, grain_size=40, seed=seed
+        (201, 307, 256), energy_scale=0.048, counts_per_pixel=100, n_phases=4, blur=1.0, grain_size=40, seed=seed
     )
     mixture, truth = made.mixture(0, 201), made.labels(0, 201)
     assert np.mean(mixture.max(axis=2) < 0.9) > 0.05
-    ds = as_map(rock_counts(made)).assign_coords({schema.ENERGY: -0.47 + 0.024 * np.arange(512)})
+    ds = as_map(rock_counts(made)).assign_coords({schema.ENERGY: -0.47 + 0.048 * np.arange(256)})
     nmf = edc.nmf(ds.sel(energy=slice(0.2, None)), n_components=4, max_epochs=3)
     phases = segment_phases(nmf)
     assert accuracy(phases, truth) >= 0.98
