@@ -10,6 +10,7 @@ from errno import ENOSPC
 
 __all__ = [
     "ChunkLayoutError",
+    "ClusterError",
     "CountsError",
     "EdsError",
     "MemoryBudgetError",
@@ -104,3 +105,7 @@ class StaleResultError(EdsError, RuntimeError):
 
 class MemoryBudgetError(EdsError, MemoryError):
     """The work cannot be done within the memory budget."""
+
+
+class ClusterError(EdsError, ConnectionError):
+    """The cluster cannot do the work: nobody answers, workers are lost, or have another version."""

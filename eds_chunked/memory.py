@@ -11,6 +11,9 @@ import ctypes
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,11 +105,24 @@ def available() -> int:
     return free if in_container is None else min(free, in_container)
 
 
+_unasked: ContextVar[int] = ContextVar("eds_chunked_unasked", default=0)
+
+
+@contextmanager
+def limited_to(n_bytes: int) -> Iterator[None]:
+    """Take this for the default budget within, where something else than the machine sets the limit (0: nothing)."""
+    token = _unasked.set(n_bytes)
+    try:
+        yield
+    finally:
+        _unasked.reset(token)
+
+
 def resolve_limit(memory: str | int | None) -> int:
     """Return the budget in bytes for the argument ``memory`` of a public function; None takes the default."""
     if memory is not None:
         return parse_size(memory)
-    return min(DEFAULT_LIMIT, resident() + available() // 2)
+    return _unasked.get() or min(DEFAULT_LIMIT, resident() + available() // 2)
 
 
 def n_cpus() -> int:
@@ -147,11 +163,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Budget:
-    """What one process may hold (``limit``), what it holds already (``idle``), and the threads it may use."""
+    """What one process may hold (``limit``), what it holds already (``idle``), and the threads it may use.
+
+    ``holder`` says which process that is, where it is not the one that asks.
+    """
 
     limit: int
     idle: int
     threads: int
+    holder: str = ""
 
     @property
     def room(self) -> int:
@@ -171,7 +191,7 @@ class Budget:
             smallest = -(-(self.idle + need.fixed + need.per_worker) // (10 * MB)) * 10 * MB
             raise MemoryBudgetError(
                 f"memory for {need.what}",
-                found=f"a budget of {format_size(self.limit)}",
+                found=f"a budget of {format_size(self.limit)}{f' a {self.holder}' if self.holder else ''}",
                 expected=f"at least {smallest // MB} MB ({self.idle // MB} MB for the program, "
                 f"{need.fixed // MB} MB once, {need.per_worker // MB} MB for a block)",
                 fix=f"--memory {smallest // MB}MB",

@@ -4,7 +4,6 @@ import sys
 import threading
 import time
 import warnings
-from dataclasses import dataclass
 from functools import partial
 
 import dask
@@ -382,25 +381,22 @@ def test_a_cluster_gives_equal_sums(ds, tmp_path):
                 sums(ds * np.nan)
 
 
-@dataclass(frozen=True)
-class _WorkOnLazyMap:
-    """Knows a lazy map, of which a task takes the piece of its lane."""
-
-    lazy: da.Array
-
-    def of_lane(self, lane):
-        return _WorkOnLazyMap(self.lazy[lane.ys, lane.xs])
-
-    def __call__(self, lane, blocks):
-        assert self.lazy.shape == lane.shape
-        return isinstance(self.lazy, da.Array), sum(block.counts.n_pixels for block in blocks)
-
-
 def test_lazy_maps_stay_lazy_and_a_task_has_its_piece(ds):
-    """dask does not look into work: it would compute what is lazy in it, all of it before the first lane."""
+    """dask does not look into tasks: it would compute what is lazy in them, all of it before the first lane."""
     blocks = blocks_of(ds)
     lazy = da.map_blocks(lambda: 1 / 0, chunks=((50, 21), (101,)), dtype=float, meta=np.empty((0, 0)))
-    found = run_pass(blocks, _WorkOnLazyMap(lazy), lambda a, b: (a[0] and b[0], a[1] + b[1]), plan=planned(2))
+
+    def work(lane, its_blocks, piece):
+        assert piece.shape == lane.shape
+        return isinstance(piece, da.Array), sum(block.counts.n_pixels for block in its_blocks)
+
+    found = run_pass(
+        blocks,
+        work,
+        lambda a, b: (a[0] and b[0], a[1] + b[1]),
+        plan=planned(2),
+        maps=lambda lane: lazy[lane.ys, lane.xs],
+    )
     assert found == (True, SHAPE[0] * SHAPE[1])
 
 

@@ -23,7 +23,7 @@ from eds_chunked.cli.output import Facts, Output
 )
 @click.option("--seed", type=int, metavar="N", default=0, help="Seed of the sample and the start.")
 @click.option("--fit-pixels", type=int, metavar="N", default=131072, help="Pixels that the clusters are fitted to.")
-@parameters.options(parameters.came_from(schema.NMF), parameters.name, parameters.memory)
+@parameters.options(parameters.came_from(schema.NMF), parameters.name, parameters.memory, parameters.scheduler)
 @parameters.speaking
 def cluster(output: Output, store: str, parent: str, **given: Any) -> None:
     """Make phases by clustering pixels, without thresholds.

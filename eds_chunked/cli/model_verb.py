@@ -26,7 +26,7 @@ _CHANNELS = 5
     metavar="MODEL.zarr",
     help="Also write the model itself, the denoised map: as large as the map in 4 bytes a value.",
 )
-@parameters.options(parameters.came_from(schema.NMF), parameters.name, parameters.memory)
+@parameters.options(parameters.came_from(schema.NMF), parameters.name, parameters.memory, parameters.scheduler)
 @parameters.speaking
 def model(output: Output, store: str, target: str | None, name: str | None, **given: Any) -> None:
     """Compare the map with the low-rank model of an NMF or PCA.

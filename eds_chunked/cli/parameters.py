@@ -165,6 +165,27 @@ memory = click.option(
     help="Bound on the memory of the whole process, such as 2GB.",
     show_default="half of what is free, at most 4GB",
 )
+
+
+def scheduler(verb: Verb) -> Verb:
+    """Give a verb ``--scheduler``: what it computes, the workers of that cluster compute."""
+
+    @click.option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Compute on the dask cluster of this scheduler, such as tcp://host:8786; --memory then is of each worker "
+        "[default: 0.6 of its limit].",
+    )
+    @functools.wraps(verb)
+    def connect(*args: Any, scheduler: str | None, **given: Any) -> Any:
+        from eds_chunked.dask_cluster import connected
+
+        with connected(scheduler):
+            return verb(*args, **given)
+
+    return connect
+
+
 energy = click.option(
     "--energy", type=energy_window, metavar="LO:HI", help="Window to analyse, keV. [default: 0.2 to the beam energy]"
 )

@@ -174,7 +174,14 @@ def _stale_pieces(results: list[dict[str, Any]]) -> list[Piece]:
 @click.command()
 @click.argument("source", metavar="SOURCE", shell_complete=parameters.files)
 @click.argument("store", metavar="STORE", shell_complete=parameters.files)
-@parameters.options(parameters.pick, parameters.selecting, parameters.storing, parameters.overwrite, parameters.memory)
+@parameters.options(
+    parameters.pick,
+    parameters.selecting,
+    parameters.storing,
+    parameters.overwrite,
+    parameters.memory,
+    parameters.scheduler,
+)
 @parameters.speaking
 def convert(
     output: Output,

@@ -60,6 +60,7 @@ def _saved(output: Output, address: str) -> Facts:
     parameters.project_excluded,
     parameters.name,
     parameters.memory,
+    parameters.scheduler,
 )
 @parameters.speaking
 def pca(output: Output, store: str, name: str | None, noise: str, **given: Any) -> None:
@@ -153,6 +154,7 @@ def pca(output: Output, store: str, name: str | None, noise: str, **given: Any) 
     parameters.project_excluded,
     parameters.name,
     parameters.memory,
+    parameters.scheduler,
 )
 @parameters.speaking
 def nmf(output: Output, store: str, noise: str, **given: Any) -> None:
@@ -231,7 +233,7 @@ _SEGMENTING = ("threshold", "min_size", "opening", "closing", "mixed_margin")
     help="Result to build on; of a step or run the newest.",
     show_default="nmf; with --merge the last phases that are not merged",
 )
-@parameters.options(parameters.name, parameters.memory)
+@parameters.options(parameters.name, parameters.memory, parameters.scheduler)
 @parameters.speaking
 def phases(
     output: Output,
@@ -322,7 +324,7 @@ def _empty_phases(result: xr.Dataset) -> list[str]:
     help="Result to build on; of a step or run the newest.",
     show_default="phases; with --grains grains",
 )
-@parameters.options(parameters.name, parameters.memory)
+@parameters.options(parameters.name, parameters.memory, parameters.scheduler)
 @parameters.speaking
 def spectra(output: Output, store: str, of_grains: bool, source: str | None, **given: Any) -> None:
     """Sum the counts of each phase, or of each grain.
@@ -416,7 +418,7 @@ def _of_grains(result: xr.Dataset) -> tuple[dict[str, Any], list[Piece]]:
 @click.option("--h", type=float, default=1.0, metavar="PIXELS", help="Height of a summit, for h-maxima.")
 @click.option("--folder", type=click.Path(file_okay=False), help="Write a table and diameters of each phase there.")
 @click.option("--parquet", is_flag=True, help="With --folder: tables also as parquet.")
-@parameters.options(parameters.came_from(schema.PHASES), parameters.name, parameters.memory)
+@parameters.options(parameters.came_from(schema.PHASES), parameters.name, parameters.memory, parameters.scheduler)
 @parameters.speaking
 def grains(output: Output, store: str, parent: str, folder: str | None, parquet: bool, **given: Any) -> None:
     """Separate the grains of every phase and measure them.

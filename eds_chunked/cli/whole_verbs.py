@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     parameters.pick,
     parameters.overwrite,
     parameters.memory,
+    parameters.scheduler,
     parameters.calibration,
 )
 @parameters.speaking

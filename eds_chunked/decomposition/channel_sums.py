@@ -18,7 +18,8 @@ Array = np.ndarray[Any, Any]
 
 def sum_channels(blocks: Blocks, *, how: Plan) -> Array:
     """Return the counts of each channel over the analysed pixels, float64 (channels,)."""
-    return run_pass(blocks, _ChannelSumsWork(blocks.n_channels), np.add, plan=how)
+    total: Array = run_pass(blocks, _ChannelSumsWork(blocks.n_channels), np.add, plan=how)
+    return total
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy import linalg
 from scipy.linalg import lapack
 from threadpoolctl import threadpool_limits
 
-from eds_chunked.decomposition.gram_pass import GramWork, join_gram
+from eds_chunked.decomposition.gram_pass import GramSums, GramWork, join_gram
 from eds_chunked.decomposition.noise_edge import noise_edge, unit_noise
 from eds_chunked.decomposition.scaling import POISSON, check_not_empty, nonzero_or_one
 from eds_chunked.engine.blocks import Blocks
@@ -52,30 +53,48 @@ def exact_need(blocks: Blocks) -> Need:
 def fit_exact(blocks: Blocks, n_components: int, noise: str | None, how: Plan, *, centre: bool = False) -> PrincipalFit:
     """Fit in one pass; see :func:`eds_chunked.pca`."""
     work = GramWork(blocks.n_channels, poisson=noise == POISSON)
-    sums = run_pass(blocks, work, join_gram, plan=how)
-    check_not_empty(sums.channel)
-    gram = sums.gram
-    symmetrise(gram)
-    of_noise = unit_noise(gram, sums) if noise == POISSON and blocks.are_counts and not centre else None
-    root = np.sqrt(nonzero_or_one(sums.channel)) if noise == POISSON else np.ones(blocks.n_channels)
-    gram /= root[:, None]
-    gram /= root
-    total_variance, mean = float(np.trace(gram)), None
-    if centre:
-        mean = sums.rooted / (root * blocks.n_used)
-        gram -= np.outer(blocks.n_used * mean, mean)
-        total_variance = variance_left(total_variance, float(np.trace(gram)))
-    ratios = None
-    # With one thread each the digits do not depend on the machine, and BLAS does not wait for threads that others keep
-    # busy. NumPy's solver lets another thread work, SciPy's does not.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(1) as beside:
-        others = None if of_noise is None else beside.submit(np.linalg.eigvalsh, of_noise)
-        eigenvalues, vectors = _eigen(gram, n_components)
-        if of_noise is not None and others is not None:
-            ratios = np.full(blocks.n_channels, np.nan)
-            ratios[: len(of_noise)] = others.result()[::-1]
-            ratios /= noise_edge(max(1, sums.n_bright), max(1, len(of_noise)))
-    return principal_fit(vectors, eigenvalues, total_variance, root, blocks.n_used, noise_ratio=ratios, mean=mean)
+    of_noise = noise == POISSON and blocks.are_counts and not centre
+    finish = _Eigen(n_components, blocks.n_used, noise == POISSON, of_noise, centre)
+    fit: PrincipalFit = run_pass(blocks, work, join_gram, plan=how, finish=finish)
+    return fit
+
+
+@dataclass(frozen=True)
+class _Eigen:
+    """Makes a fit of the sums over the map: on a cluster there, where the sums are."""
+
+    n_components: int
+    n_used: int
+    poisson: bool
+    noise_rule: bool
+    centre: bool
+
+    def __call__(self, sums: GramSums) -> PrincipalFit:
+        check_not_empty(sums.channel)
+        # In place: nobody else needs the sums, and whoever should have to do this again has made them again.
+        gram = sums.gram
+        n_channels = len(gram)
+        symmetrise(gram)
+        of_noise = unit_noise(gram, sums) if self.noise_rule else None
+        root = np.sqrt(nonzero_or_one(sums.channel)) if self.poisson else np.ones(n_channels)
+        gram /= root[:, None]
+        gram /= root
+        total_variance, mean = float(np.trace(gram)), None
+        if self.centre:
+            mean = sums.rooted / (root * self.n_used)
+            gram -= np.outer(self.n_used * mean, mean)
+            total_variance = variance_left(total_variance, float(np.trace(gram)))
+        ratios = None
+        # With one thread each the digits do not depend on the machine, and BLAS does not wait for threads that others
+        # keep busy. NumPy's solver lets another thread work, SciPy's does not.
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(1) as beside:
+            others = None if of_noise is None else beside.submit(np.linalg.eigvalsh, of_noise)
+            eigenvalues, vectors = _eigen(gram, self.n_components)
+            if of_noise is not None and others is not None:
+                ratios = np.full(n_channels, np.nan)
+                ratios[: len(of_noise)] = others.result()[::-1]
+                ratios /= noise_edge(max(1, sums.n_bright), max(1, len(of_noise)))
+        return principal_fit(vectors, eigenvalues, total_variance, root, self.n_used, noise_ratio=ratios, mean=mean)
 
 
 def variance_left(before: float, after: float) -> float:

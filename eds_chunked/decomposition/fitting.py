@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from eds_chunked.decomposition.held_out import HeldOut, Judgement, hold_out
 from eds_chunked.decomposition.losses import FROBENIUS, MIXTURE, LeastSquares, Loss, PoissonLikelihood
 from eds_chunked.decomposition.minibatch import minibatch_epochs
 from eds_chunked.decomposition.mixture import Mixture, bytes_of_a_mixture, pixels_of_a_mixture
-from eds_chunked.decomposition.sample import HELD_OUT_PIXELS, Draw, SampleWork, join_samples
+from eds_chunked.decomposition.sample import HELD_OUT_PIXELS, Draw, SampleSums, SampleWork, join_samples
 from eds_chunked.decomposition.scaling import POISSON, check_not_empty, nonzero_or_one
 from eds_chunked.decomposition.start import START_PIXELS, ScaledSample, start_factors
 from eds_chunked.engine.blocks import Blocks
@@ -127,67 +127,123 @@ def fit_factors(blocks: Blocks, recipe: Recipe, start: Start, *, mean_counts: fl
     judged = recipe.early_stop and blocks.are_counts
     draw = Draw.of(blocks.n_used, width=blocks.shape[1], seed=recipe.seed, fit_pixels=recipe.fit_pixels,
                    hold_out=judged, mean_counts=mean_counts)  # fmt: skip
-    sums = run_pass(blocks, SampleWork(blocks.n_channels, draw), join_samples, plan=how)
-    check_not_empty(sums.channel)
-    loss = loss_of(recipe.loss, recipe.noise, sums.channel)
-    root, by_pixel = _channel_roots(recipe.noise, sums.channel), recipe.noise == POISSON
-    sample = ScaledSample(sums.drawn.shuffled(), root, by_pixel)
-    clustered = [sample]
-    if draw.side > 1:
-        clustered.append(ScaledSample(sums.drawn.summed(START_PIXELS), root, by_pixel))
-    left_out = sums.held_out.shuffled() if draw.share_held_out else None
-    counted = sums.channel > 0
-    del sums  # The counts as they were drawn; the samples have them in their own order.
+    work = SampleWork(blocks.n_channels, draw)
+    prepare = _Prepare(recipe, start, draw)
+    if recipe.solver != BLOCKWISE:
+        finish = _FitToSample(prepare, recipe, how.workers)
+        fit: FactorFit = run_pass(blocks, work, join_samples, plan=how, finish=finish)
+        return fit
+    ready: _Ready = run_pass(blocks, work, join_samples, plan=how, finish=prepare)
 
-    # From pixels and, where counts are few, from sums of neighbours: these tell minerals apart that pixels do not, but
-    # mix them where grains are small. Counts that were held out decide.
-    starts = [
-        [start_factors(one, recipe.n_components, seed=seed, principal=start.principal) for one in clustered]
-        if start.factors is None
-        else [start.factors]
-        for seed in range(recipe.seed, recipe.seed + recipe.restarts)
-    ]
-    if recipe.loss == MIXTURE:
-        trajectories = _fit_mixtures(sample.counts, left_out, starts, recipe.max_epochs, workers=how.workers)
-        return _finished(trajectories, sample, loss, counted)
+    def improve(factors: list[Array]) -> Improved:
+        return improve_on_map(blocks, ready.loss, factors, draw, how=how)
 
-    held_out = hold_out(left_out, loss, seed=recipe.seed) if left_out is not None else None
-    trajectories = [
+    held_out, trajectories = _begun(ready, recipe)
+    _fit_by_full_batches(improve, trajectories, held_out, recipe.max_epochs)
+    return _finished(trajectories, ready)
+
+
+class _Ready(NamedTuple):
+    """What a fit begins with: the pixels to fit, those to be judged by, in which channels there are counts, and starts.
+
+    ``starts`` has for each restart the factors between which judgement decides. The blockwise solver, which fits all
+    pixels of the map, has only as many in the sample as the end of a fit looks at.
+    """
+
+    sample: ScaledSample
+    left_out: Csr | None
+    counted: Array
+    loss: Loss
+    starts: list[list[Array]]
+
+
+@dataclass(frozen=True)
+class _Prepare:
+    """Makes ready what was drawn; on a cluster there, where it is."""
+
+    recipe: Recipe
+    start: Start
+    draw: Draw
+
+    def __call__(self, sums: SampleSums) -> _Ready:
+        recipe, start = self.recipe, self.start
+        check_not_empty(sums.channel)
+        loss = loss_of(recipe.loss, recipe.noise, sums.channel)
+        root, by_pixel = _channel_roots(recipe.noise, sums.channel), recipe.noise == POISSON
+        sample = ScaledSample(sums.drawn.shuffled(), root, by_pixel)
+        clustered = [sample]
+        if self.draw.side > 1:
+            clustered.append(ScaledSample(sums.drawn.summed(START_PIXELS), root, by_pixel))
+        left_out = sums.held_out.shuffled() if self.draw.share_held_out else None
+        # From pixels and, where counts are few, from sums of neighbours: these tell minerals apart that pixels do not,
+        # but mix them where grains are small. Counts that were held out decide.
+        starts = [
+            [start_factors(one, recipe.n_components, seed=seed, principal=start.principal) for one in clustered]
+            if start.factors is None
+            else [start.factors]
+            for seed in range(recipe.seed, recipe.seed + recipe.restarts)
+        ]
+        if recipe.solver == BLOCKWISE:
+            sample = replace(sample, counts=_first_pixels(sample.counts))
+        return _Ready(sample, left_out, sums.channel > 0, loss, starts)
+
+
+@dataclass(frozen=True)
+class _FitToSample:
+    """Fits the pixels that were drawn; on a cluster there, where they are."""
+
+    prepare: _Prepare
+    recipe: Recipe
+    workers: int
+
+    def __call__(self, sums: SampleSums) -> FactorFit:
+        recipe = self.recipe
+        ready = self.prepare(sums)
+        del sums  # The counts as they were drawn; the samples have them in their own order.
+        counts, epochs = ready.sample.counts, recipe.max_epochs
+        if recipe.loss == MIXTURE:
+            return _finished(_fit_mixtures(counts, ready.left_out, ready.starts, epochs, workers=self.workers), ready)
+        held_out, trajectories = _begun(ready, recipe)
+        if recipe.solver == MINIBATCH:
+            _fit_by_minibatches(ready.sample, ready.loss, trajectories, held_out, recipe)
+        else:
+
+            def improve(factors: list[Array]) -> Improved:
+                return improve_on_sample(counts, ready.loss, factors, workers=self.workers)
+
+            _fit_by_full_batches(improve, trajectories, held_out, epochs)
+        return _finished(trajectories, ready)
+
+
+def _begun(ready: _Ready, recipe: Recipe) -> tuple[HeldOut | None, list[_Trajectory]]:
+    """Return the judge, and every restart at the start that it prefers."""
+    held_out = None if ready.left_out is None else hold_out(ready.left_out, ready.loss, seed=recipe.seed)
+    return held_out, [
         min((_Trajectory(one, held_out.judge(one) if held_out else None) for one in several), key=_first_judgement)
-        for several in starts
+        for several in ready.starts
     ]
-    if recipe.solver == MINIBATCH:
-        _fit_by_minibatches(sample, loss, trajectories, held_out, recipe)
-    else:
-
-        def improve(factors: list[Array]) -> Improved:
-            if recipe.solver == BLOCKWISE:
-                return improve_on_map(blocks, loss, factors, draw, how=how)
-            return improve_on_sample(sample.counts, loss, factors, workers=how.workers)
-
-        _fit_by_full_batches(improve, trajectories, held_out, recipe.max_epochs)
-
-    return _finished(trajectories, sample, loss, counted)
 
 
-def _finished(trajectories: list[_Trajectory], sample: ScaledSample, loss: Loss, counted: Array) -> FactorFit:
+def _first_pixels(counts: Csr) -> Csr:
+    return take_pixels(counts, np.arange(min(START_PIXELS, counts.n_pixels)))
+
+
+def _finished(trajectories: list[_Trajectory], ready: _Ready) -> FactorFit:
     """Return the best of the restarts, its components by falling share of the counts."""
     best = min(range(len(trajectories)), key=lambda i: _judgement(trajectories[i]))
     chosen = trajectories[best]
     # What the start lends to every channel, so that updates can move it, is no spectrum where nothing was counted.
-    factors = chosen.chosen * counted
-    first = take_pixels(sample.counts, np.arange(min(START_PIXELS, sample.n_pixels)))
-    share = loss.loadings(first, factors).sum(axis=0) * factors.sum(axis=1)
-    return FactorFit(
-        factors[np.argsort(-share, kind="stable")], chosen.objective, chosen.held_out, best, chosen.chosen_epoch, loss
-    )
+    factors = chosen.chosen * ready.counted
+    share = ready.loss.loadings(_first_pixels(ready.sample.counts), factors).sum(axis=0) * factors.sum(axis=1)
+    order = np.argsort(-share, kind="stable")
+    return FactorFit(factors[order], chosen.objective, chosen.held_out, best, chosen.chosen_epoch, ready.loss)
 
 
 def _fit_mixtures(
     counts: Csr, left_out: Csr | None, starts: list[list[Array]], max_epochs: int, *, workers: int
 ) -> list[_Trajectory]:
     counts = take_pixels(counts, np.arange(pixels_of_a_mixture(counts, len(starts[0][0]))))
-    first = take_pixels(counts, np.arange(min(START_PIXELS, counts.n_pixels)))
+    first = _first_pixels(counts)
     trajectories = []
     for several in starts:
         begun = []
@@ -224,7 +280,7 @@ def _fit_by_full_batches(
 def _fit_by_minibatches(
     sample: ScaledSample, loss: Loss, trajectories: list[_Trajectory], held_out: HeldOut | None, recipe: Recipe
 ) -> None:
-    first = take_pixels(sample.counts, np.arange(min(START_PIXELS, sample.n_pixels)))
+    first = _first_pixels(sample.counts)
     for restart, trajectory in enumerate(trajectories):
         epochs: Iterator[Array] = minibatch_epochs(sample, trajectory.factors, seed=recipe.seed + restart)
         while trajectory.going and trajectory.epoch < recipe.max_epochs:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.decomposition import IncrementalPCA
 
+from eds_chunked.dask_cluster import on_one_worker
 from eds_chunked.decomposition.channel_sums import sum_channels
 from eds_chunked.decomposition.exact import PrincipalFit, principal_fit
 from eds_chunked.decomposition.scaling import POISSON, check_not_empty, nonzero_or_one
@@ -43,6 +44,10 @@ def fit_incremental(blocks: Blocks, n_components: int, noise: str | None, how: P
     """
     sums = sum_channels(blocks, how=how)
     check_not_empty(sums)
+    return on_one_worker(_fit, blocks, n_components, noise, sums, how)
+
+
+def _fit(blocks: Blocks, n_components: int, noise: str | None, sums: Array, how: Plan) -> PrincipalFit:
     root = np.sqrt(nonzero_or_one(sums)) if noise == POISSON else np.ones(blocks.n_channels)
     estimator = IncrementalPCA(n_components=n_components)
     for batch in shuffled_batches(blocks, size=batch_size(n_components), seed=0, plan=how):

@@ -58,7 +58,8 @@ def leading_noise_ratios(blocks: Blocks, unit: UnitNoise, start: Array, n_compon
         of_counts = np.zeros((blocks.n_channels, vectors.shape[1]))
         of_counts[unit.channels] = vectors / unit.root
         work = ProductWork(of_counts, poisson=True, only_bright=True)
-        return run_pass(blocks, work, join_products, plan=how).product[unit.channels] / unit.root
+        product: Array = run_pass(blocks, work, join_products, plan=how).product
+        return product[unit.channels] / unit.root
 
     def n_signal(_: Space, values: Array, changes: Array) -> int:
         # Estimates rise, by some times their last change at most.

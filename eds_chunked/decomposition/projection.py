@@ -34,9 +34,7 @@ class ProjectWork:
             loadings, its_sums = self.fit(block.counts)
             if block.used is not None:
                 loadings = np.where(block.used[:, None], loadings, np.nan)
-            y0, x0 = block.ys.start - lane.ys.start, block.xs.start - lane.xs.start
-            height, width = block.shape
-            maps[:, y0 : y0 + height, x0 : x0 + width] = loadings.T.reshape(self.n_components, height, width)
+            maps[:, *block.within(lane)] = loadings.T.reshape(self.n_components, *block.shape)
             sums = its_sums + (sums if len(sums) else 0.0)
         self.target.write((slice(None), lane.ys, lane.xs), maps)
         return sums

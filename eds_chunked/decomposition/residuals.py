@@ -17,6 +17,7 @@ from eds_chunked.decomposition.result import check_same_axes, template, variable
 from eds_chunked.engine.blocks import Block, Blocks, Lane, blocks_of
 from eds_chunked.engine.exclusion import analysed_part
 from eds_chunked.engine.lanes import run_pass
+from eds_chunked.engine.lazy_maps import piece
 from eds_chunked.engine.output import begin_result, empty_maps
 from eds_chunked.engine.planning import plan
 from eds_chunked.errors import StaleResultError
@@ -109,8 +110,8 @@ def residual(
         declared[name] = variable(name, np.zeros(blocks.shape[2]))
     parameters = {} if components is None else {"components": [int(number) for number in components]}
     draft = begin_result(ds, schema.MODEL, run, declared, parameters, blocks, parent=result)
-    work = _ResidualWork(model, draft.target(schema.RESIDUAL), draft.target(schema.CHI_SQUARE))
-    sums = run_pass(blocks, work, join_residuals, plan=how)
+    work = _ResidualWork(model.factors, draft.target(schema.RESIDUAL), draft.target(schema.CHI_SQUARE))
+    sums = run_pass(blocks, work, join_residuals, plan=how, maps=model.of_lane)
     draft.put(schema.RESIDUAL_SPECTRUM, blocks.spread(sums.counts - sums.loadings @ model.factors))
     draft.put(schema.CHI_SQUARE_SPECTRUM, blocks.spread(_ratio(sums.chi_square, sums.n_pixels)))
     return draft.open()
@@ -140,36 +141,27 @@ class _Model:
     loadings: Any
     factors: Array
 
-    def of(self, lane: Lane) -> Array:
-        """Return the loadings of a lane; where they are lazy, its chunks are read here, by this thread."""
-        part = self.loadings[:, lane.ys, lane.xs]
-        if isinstance(part, da.Array):
-            part = part.compute(scheduler="synchronous")
-        return np.asarray(part, np.float32)
-
-    def floor(self, total: Array) -> Array:
-        """Return the least variance of a channel, for pixels of so many counts."""
-        n_channels = max(1, int(np.count_nonzero(self.factors.any(axis=0))))
-        return np.where(total > 0, FLOOR / n_channels * total, 1.0)
+    def of_lane(self, lane: Lane) -> Any:
+        """Return the loadings of a lane."""
+        return self.loadings[:, lane.ys, lane.xs]
 
 
 @dataclass(frozen=True)
 class _ResidualWork:
     """Writes residual and chi-square of the pixels of a lane, and sums what those of the channels are made of."""
 
-    model: _Model
+    factors: Array
     residual: MapTarget
     chi_square: MapTarget
 
-    def __call__(self, lane: Lane, blocks: Iterator[Block]) -> ResidualSums:
-        loadings = self.model.of(lane)
-        n_components, n_channels = self.model.factors.shape
-        single, counts_of_a_loading = self.model.factors.astype(np.float32), self.model.factors.sum(axis=1)
+    def __call__(self, lane: Lane, blocks: Iterator[Block], loadings: Any) -> ResidualSums:
+        loadings = np.asarray(piece(loadings), np.float32)
+        n_components, n_channels = self.factors.shape
+        single, counts_of_a_loading = self.factors.astype(np.float32), self.factors.sum(axis=1)
         maps = np.empty((2, *lane.shape), np.float32)
         sums = ResidualSums(*(np.zeros(n) for n in (n_channels, n_components, n_channels, n_channels)))
         for block in blocks:
-            y0, x0 = block.ys.start - lane.ys.start, block.xs.start - lane.xs.start
-            here = slice(y0, y0 + block.shape[0]), slice(x0, x0 + block.shape[1])
+            here = block.within(lane)
             weights = np.ascontiguousarray(loadings[:, *here].reshape(n_components, -1).T)
             used = np.isfinite(weights).all(axis=1)
             if block.used is not None:
@@ -177,7 +169,7 @@ class _ResidualWork:
             weights[~used] = 0
             counts = block.counts if used.all() else keep(block.counts, pixels=used)
             total, expected = pixel_sums(counts), weights.astype(np.float64) @ counts_of_a_loading
-            squares = chi_square(counts, weights, single, self.model.floor(np.maximum(total, expected)))
+            squares = chi_square(counts, weights, single, self._floor(np.maximum(total, expected)))
             found = np.stack([total - expected, _ratio(squares.of_pixel, squares.channels_of_pixel)])
             maps[:, *here] = np.where(used, found, np.nan).reshape(2, *block.shape)
             sums = sums.plus(
@@ -191,6 +183,11 @@ class _ResidualWork:
         self.residual.write((lane.ys, lane.xs), maps[0])
         self.chi_square.write((lane.ys, lane.xs), maps[1])
         return sums
+
+    def _floor(self, total: Array) -> Array:
+        """Return the least variance of a channel, for pixels of so many counts."""
+        n_channels = max(1, int(np.count_nonzero(self.factors.any(axis=0))))
+        return np.where(total > 0, FLOOR / n_channels * total, 1.0)
 
 
 def _ratio(squares: Array, number: Array) -> Array:

@@ -35,10 +35,11 @@ _LANE_SIDE = 4
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Counts that are in memory already."""
+    """Counts that are in memory already; of a part of them the first pixel is at ``corner``."""
 
     array: np.ndarray[Any, Any]
     tile: tuple[int, int, int]
+    corner: tuple[int, int] = (0, 0)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -51,7 +52,15 @@ class ArraySource:
 
     def load(self, ys: slice, xs: slice, channels: slice) -> Csr:
         """Return the counts of a box."""
-        return from_dense(self.array[ys, xs, channels].reshape(-1, channels.stop - channels.start))
+        return from_dense(self._box(ys, xs)[:, :, channels].reshape(-1, channels.stop - channels.start))
+
+    def part(self, ys: slice, xs: slice) -> ArraySource:
+        """Return what a task needs that works on these rows and columns."""
+        return replace(self, array=self._box(ys, xs), corner=(ys.start, xs.start))
+
+    def _box(self, ys: slice, xs: slice) -> np.ndarray[Any, Any]:
+        y0, x0 = self.corner
+        return self.array[ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0]
 
 
 class Block(NamedTuple):
@@ -68,6 +77,11 @@ class Block(NamedTuple):
     @property
     def shape(self) -> tuple[int, int]:
         return self.ys.stop - self.ys.start, self.xs.stop - self.xs.start
+
+    def within(self, lane: Lane) -> tuple[slice, slice]:
+        """Return where the block is in a map of its lane."""
+        y0, x0 = lane.ys.start, lane.xs.start
+        return slice(self.ys.start - y0, self.ys.stop - y0), slice(self.xs.start - x0, self.xs.stop - x0)
 
     @property
     def analysed_counts(self) -> Csr:
@@ -141,8 +155,17 @@ class Blocks:
         return replace(self, channels=None)
 
     def of_lane(self, lane: Lane) -> Blocks:
-        """Return what is needed to read one lane: of the mask of pixels its piece."""
-        return self if self.pixels is None else replace(self, pixels=self.pixels.within(lane.ys, lane.xs))
+        """Return what is needed to read one lane: of the mask of pixels, and of counts in memory, its piece."""
+        pixels = None if self.pixels is None else self.pixels.within(lane.ys, lane.xs)
+        return replace(self, source=self._source_of(lane), pixels=pixels)
+
+    def _source_of(self, lane: Lane) -> CountsSource | ArraySource:
+        if isinstance(self.source, CountsSource):
+            return self.source
+        y0, x0, _ = self.start
+        return self.source.part(
+            slice(lane.ys.start + y0, lane.ys.stop + y0), slice(lane.xs.start + x0, lane.xs.stop + x0)
+        )
 
     def spread(self, spectra: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Put spectra (..., analysed channels) back on the whole axis (..., channels), NaN in what is left out."""

@@ -1,19 +1,74 @@
 """The door through which every step comes to its plan: whose memory it will use, and how many blocks are in work.
 
-Steps and the engine ask here and not :mod:`eds_chunked.memory`, which knows this process only.
+Steps and the engine ask here and not :mod:`eds_chunked.memory`, which knows this process only. With an active cluster
+it is a worker's memory that is planned: of all workers the least of what each has.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
 from eds_chunked import memory as machine
-from eds_chunked.memory import Budget, Need, Plan
+from eds_chunked.dask_cluster import active_client, share_of
+from eds_chunked.errors import ClusterError
+from eds_chunked.memory import RESERVE, Budget, Need, Plan
+
+_SECONDS_TO_COME = 20
+"""Workers may have been started a moment ago."""
 
 
 def budget(memory: str | int | None = None) -> Budget:
-    """Return the budget of the process that does the work of a pass."""
-    return machine.budget(memory)
+    """Return the budget of the process that does the work of a pass: this one, or a worker of the active cluster.
+
+    Raises
+    ------
+    ClusterError
+        The cluster has no worker, or one without this package or with another version of it.
+    """
+    client = active_client()
+    return machine.budget(memory) if client is None else _of_a_worker(client, memory)
 
 
 def plan(need: Need, *, memory: str | int | None = None, max_workers: int | None = None) -> Plan:
     """Decide how many workers a step has; raise MemoryBudgetError if not even one fits."""
     return budget(memory).plan(need, max_workers=max_workers)
+
+
+def _of_a_worker(client: Any, memory: str | int | None) -> Budget:
+    address = client.scheduler.address
+    try:
+        client.wait_for_workers(1, timeout=_SECONDS_TO_COME)
+    except TimeoutError as error:
+        raise ClusterError(
+            f"cluster {address}", found="no worker", expected="at least one", fix=f"dask worker {address}"
+        ) from error
+    workers: Mapping[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
+    idle = _check_and_prepare(client)
+    limit = min((int(worker["memory_limit"]) for worker in workers.values() if worker["memory_limit"]), default=0)
+    unasked = share_of(limit) if limit else machine.DEFAULT_LIMIT
+    threads = min(int(worker["nthreads"]) for worker in workers.values())
+    return Budget(unasked if memory is None else machine.parse_size(memory), idle + RESERVE, threads, "worker")
+
+
+def _check_and_prepare(client: Any) -> int:
+    """Have every worker load what steps need, and return the bytes that the largest of them holds then."""
+    own, idle = version("eds-chunked"), 0
+    for address, told in client.run(_about_this_worker, on_error="return").items():
+        if isinstance(told, BaseException) or told[0] != own:
+            raise ClusterError(
+                f"worker {address}",
+                found=f"{type(told).__name__}: {told}" if isinstance(told, BaseException) else f"version {told[0]}",
+                expected=f"eds-chunked {own}, as here",
+                fix=f"pip install eds-chunked=={own} in the environment of the workers",
+            )
+        idle = max(idle, told[1])
+    return idle
+
+
+def _about_this_worker() -> tuple[str, int]:
+
+    machine.return_freed_memory_to_the_system()
+    machine.release()
+    return version("eds-chunked"), machine.resident()

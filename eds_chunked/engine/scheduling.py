@@ -1,21 +1,18 @@
-"""Where tasks run: on threads of this process, or on the workers of an active cluster."""
+"""Where dask's own graphs run: on threads of this process, or on the workers of an active cluster."""
 
 from __future__ import annotations
 
-import sys
+from eds_chunked.dask_cluster import active_client
+
+
+def threads(workers: int) -> dict[str, object]:
+    """Return what makes :func:`dask.compute` run on so many threads of this process."""
+    return {"scheduler": "threads", "num_workers": workers}
 
 
 def scheduler(workers: int) -> dict[str, object]:
     """Return what makes :func:`dask.compute` run on a cluster if there is one, else on so many threads."""
-    distributed = sys.modules.get("distributed")
-    if distributed is not None:
-        try:
-            distributed.default_client()
-        except ValueError:
-            pass  # distributed is imported, but nobody has made a client
-        else:
-            return {}
-    return {"scheduler": "threads", "num_workers": workers}
+    return threads(workers) if active_client() is None else {}
 
 
 def zarr_limits(workers: int) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import math
+import os
 import shutil
 import tempfile
 import warnings
@@ -16,8 +17,10 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from eds_chunked import progress
+from eds_chunked.dask_cluster import active_client
 from eds_chunked.engine.planning import budget
 from eds_chunked.engine.scheduling import scheduler, zarr_limits
+from eds_chunked.errors import ClusterError
 from eds_chunked.memory import MB, Need, Plan
 from eds_chunked.schema import COUNTS
 from eds_chunked.store.backend import zarr_store
@@ -26,9 +29,25 @@ from eds_chunked.store.source import CountsSource, counts_source
 
 
 def scratch_folder() -> str:
-    """Make a folder that is removed when the process ends; in dask's ``temporary-directory`` where that is set."""
+    """Make a folder that is removed when the process ends; in dask's ``temporary-directory`` where that is set.
+
+    Raises
+    ------
+    ClusterError
+        A worker of the active cluster does not see it.
+    """
     folder = tempfile.mkdtemp(prefix="eds_chunked-", dir=dask.config.get("temporary-directory", None))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    client = active_client()
+    if client is not None:
+        blind = [worker for worker, sees in client.run(os.path.isdir, folder).items() if not sees]
+        if blind:
+            raise ClusterError(
+                f"scratch folder {folder}",
+                found=f"{len(blind)} workers that do not see it, {blind[0]} among them",
+                expected="a folder that all workers share",
+                fix="DASK_TEMPORARY_DIRECTORY=/a/shared/folder where the step is started",
+            )
     return folder
 
 

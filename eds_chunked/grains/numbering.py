@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from eds_chunked.engine.lazy_maps import piece
 from eds_chunked.grains.measure import GrainShapes
-from eds_chunked.phases.label_maps import piece
 
 __all__ = ["BLOCK_BYTES", "Numbered", "number_grains", "put_window"]
 

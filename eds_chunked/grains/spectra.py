@@ -25,7 +25,7 @@ from eds_chunked.grains.table_pass import (
     strips_of,
     table_need,
 )
-from eds_chunked.phases.label_maps import LabelMap, check_labels
+from eds_chunked.phases.label_maps import LabelMap, LabelRows, check_labels
 from eds_chunked.phases.live_times import live_time_of_pixels
 from eds_chunked.phases.sums import check_same_map
 from eds_chunked.store.drafts import MapTarget
@@ -107,11 +107,11 @@ def grain_spectra(
     check_labels(schema.GRAIN_LABEL, values.dtype, "0 where there is no grain, above it the number of the grain")
     blocks = blocks_of(ds, memory=memory).of_all_channels()
     strips = strips_of(blocks)
-    labels = LabelMap(values, _ids(grains, LabelMap(values, np.zeros(1)), strips))
+    labels = LabelMap(values, LabelRows(_ids(grains, LabelMap(values, LabelRows(np.zeros(1))), strips)))
     live = live_time_of_pixels(ds)
     extents = extents_of(labels, blocks, strips, None if isinstance(live, float) else live)
     dtype = _dtype(blocks, extents)
-    shape = len(labels.ids), blocks.shape[2]
+    shape = len(labels.rows.ids), blocks.shape[2]
     rows, _ = spectra_shape(*shape, dtype.itemsize)
 
     def table(target: MapTarget) -> Table:
@@ -119,11 +119,21 @@ def grain_spectra(
 
     # Nothing is written before it is known that there is memory for it.
     how = plan(table_need(table(MapTarget("", "")), extents, blocks, strips), memory=memory)
-    declared = _declared(ds, grains, labels.ids, extents, da.empty(shape, dtype=dtype, chunks=(rows, shape[1])), live)
+    declared = _declared(
+        ds, grains, labels.rows.ids, extents, da.empty(shape, dtype=dtype, chunks=(rows, shape[1])), live
+    )
     draft = begin_result(ds, schema.GRAIN_SPECTRA, run, declared, {}, blocks, parent=grains)
     try:
         made = table(draft.target(schema.GRAIN_SPECTRUM))
-        done = run_pass(blocks, TableWork(made, labels, strips), JoinStrips(made), plan=how, lanes=strips.lanes)
+        work = TableWork(made, labels.rows, strips)
+        done = run_pass(
+            blocks,
+            work,
+            JoinStrips(made),
+            plan=how,
+            lanes=strips.lanes,
+            maps=lambda lane: labels.values[lane.ys, lane.xs],
+        )
     except BaseException:
         draft.discard()
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import dask.array as da
@@ -12,6 +13,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from eds_chunked import progress, schema
+from eds_chunked.dask_cluster import on_one_worker
 from eds_chunked.engine.planning import plan
 from eds_chunked.engine.scratch import scratch_folder
 from eds_chunked.errors import MemoryBudgetError, ParameterError
@@ -153,18 +155,9 @@ def separate_grains(
     how, most = _planned(grid, n_layers=len(layers), memory=memory)
 
     in_memory = len(layers) * grid.shape[0] * grid.shape[1] <= WINDOW_PIXELS
-    targets, parts, numbers = [], [], []
-    above = 0
-    with progress.step(schema.GRAINS, len(layers) * grid.shape[0] * grid.shape[1]) as done:
-        for layer in layers:
-            target = np.zeros(grid.shape, np.int32) if in_memory else _scratch(grid.shape)
-            shapes = _shapes_of(layer, target, above, grid, h=h if method == H_MAXIMA else None, how=how, most=most)
-            numbered = number_grains(target, shapes, above=above, counts=counts)
-            parts.append(shapes.taken(numbered.order))
-            numbers.append(numbered)
-            targets.append(target)
-            above += len(shapes)
-            done(grid.shape[0] * grid.shape[1])
+    places = [None if in_memory else _scratch(grid.shape) for _ in layers]
+    work = _Separation(grid, h if method == H_MAXIMA else None, how, most)
+    targets, parts, numbers = on_one_worker(work, layers, places, counts)
     shapes = GrainShapes.joined(parts)
     grains = grain_columns(
         shapes,
@@ -184,6 +177,34 @@ def separate_grains(
     n_phases = max(int(phases.sizes.get(schema.PHASE, 0)), int(shapes.phase.max(initial=0)))
     grains.attrs = result_attributes(phases, schema.GRAINS, parameters) | {schema.N_PHASES: n_phases}
     return grains
+
+
+@dataclass(frozen=True)
+class _Separation:
+    """Separates, measures and numbers the grains of all layers; on a cluster one worker does: it is two-dimensional."""
+
+    grid: Grid
+    h: float | None
+    how: Plan
+    most: int
+
+    def __call__(
+        self, layers: list[Layer], places: list[Any], counts: xr.Variable | None
+    ) -> tuple[list[Any], list[GrainShapes], list[Numbered]]:
+        shape = self.grid.shape
+        targets, parts, numbers = [], [], []
+        above = 0
+        with progress.step(schema.GRAINS, len(layers) * shape[0] * shape[1]) as done:
+            for layer, place in zip(layers, places, strict=True):
+                target = np.zeros(shape, np.int32) if place is None else place
+                shapes = _shapes_of(layer, target, above, self.grid, h=self.h, how=self.how, most=self.most)
+                numbered = number_grains(target, shapes, above=above, counts=counts)
+                parts.append(shapes.taken(numbered.order))
+                numbers.append(numbered)
+                targets.append(target)
+                above += len(shapes)
+                done(shape[0] * shape[1])
+        return targets, parts, numbers
 
 
 def _check_parameters(source: str, method: str, h: float) -> None:
@@ -242,7 +263,7 @@ def _shapes_of(
                 f"Phase {found.unsplit} fills the map of {grid.shape[0]} x {grid.shape[1]} pixels and is left as one "
                 "grain.",
                 UnsplitPhaseWarning,
-                stacklevel=3,
+                stacklevel=5,
             )
         corner = window.ys.start, window.xs.start
         parts.append(measure_window(found.grain, found.n, found.label, size=grid.size, corner=corner))
@@ -273,7 +294,7 @@ def _check_room(windows: list[Window], grid: Grid, *, how: Plan, most: int) -> N
         f"A connected piece of a phase spans {spans}. It is separated exactly, in a window that takes "
         f"{format_size(needed)} instead of {format_size(PIXEL_BYTES * most)}.",
         GiantPieceWarning,
-        stacklevel=4,
+        stacklevel=6,
     )
 
 

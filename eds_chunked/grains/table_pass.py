@@ -9,7 +9,7 @@ they come, row by row, keep few chunks open; which ones is known from the labels
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eds_chunked.engine.blocks import Block, Blocks, Lane
+from eds_chunked.engine.lazy_maps import piece
 from eds_chunked.kernels.label_sums import label_extents, label_sums
 from eds_chunked.memory import Need
-from eds_chunked.phases.label_maps import LabelMap, piece
+from eds_chunked.phases.label_maps import LabelMap, LabelRows
 from eds_chunked.store.drafts import MapTarget
 from eds_chunked.store.spectra_table import write_spectra_chunk
 
@@ -68,7 +69,7 @@ class Extents(NamedTuple):
 
 def extents_of(labels: LabelMap, blocks: Blocks, strips: Strips, live: Any) -> Extents:
     """Go through the labels once, strip by strip; ``live`` (y, x) where every pixel has its own live time."""
-    n = len(labels.ids)
+    n = len(labels.rows.ids)
     n_pixels = np.zeros(n, np.int64)
     first, last = np.full(n, len(strips.bands), np.int64), np.full(n, -1, np.int64)
     seconds = np.zeros(n)
@@ -154,9 +155,11 @@ class Piece(NamedTuple):
 class Strip:
     """What is left of a strip, or of several joined: pieces of chunks that go on, and the counts of labels.
 
-    ``totals`` has (chunk, counts of its labels) of every chunk that was written, ``last`` is its last row of tiles.
+    ``totals`` has (chunk, counts of its labels) of every chunk that was written; ``first`` and ``last`` are the rows of
+    tiles that it begins and ends with.
     """
 
+    first: int
     last: int
     pieces: dict[int, Piece]
     totals: tuple[tuple[int, Array], ...]
@@ -167,15 +170,12 @@ class TableWork:
     """Sums the counts of a strip by the labels of its pixels, and writes the chunks that are complete."""
 
     table: Table
-    labels: LabelMap
+    rows: LabelRows
     strips: Strips
 
-    def of_lane(self, lane: Lane) -> TableWork:
-        return replace(self, labels=self.labels.of(lane.ys, lane.xs))
-
-    def __call__(self, lane: Lane, blocks: Iterator[Block]) -> Strip:
+    def __call__(self, lane: Lane, blocks: Iterator[Block], labels: Any) -> Strip:
         bands = self.strips.bands_of(lane)
-        row = self.labels.of_pixels(lane.ys, lane.xs)
+        row = self.rows.of(piece(labels))
         chunks = _OpenChunks(self.table, bands)
         by_band = groupby(blocks, key=lambda block: block.ys.start)
         for band, (top, of_band) in zip(bands, by_band, strict=True):
@@ -187,7 +187,7 @@ class TableWork:
                 place = at[:, block.xs].ravel()
                 label_sums(block.counts, place if block.used is None else np.where(block.used, place, -1), chunks.sums)
             chunks.close_after(band)
-        return Strip(bands[-1], chunks.pieces, tuple(chunks.totals))
+        return Strip(bands[0], bands[-1], chunks.pieces, tuple(chunks.totals))
 
 
 class _OpenChunks:
@@ -254,13 +254,17 @@ class JoinStrips:
         for chunk, piece_below in below.pieces.items():
             found = [one for one in (pieces.pop(chunk, None), piece_below) if one is not None]
             pieces[chunk] = _added(found)
-        for chunk in [chunk for chunk in pieces if self.table.last[chunk] <= below.last]:
+        # Strips are joined in groups: a chunk may have begun above the first of them.
+        complete = [
+            chunk for chunk in pieces if self.table.first[chunk] >= above.first and self.table.last[chunk] <= below.last
+        ]
+        for chunk in complete:
             one = pieces.pop(chunk)
             whole = np.zeros((self.table.size(chunk), self.table.n_channels), self.table.dtype)
             whole[one.rows] = one.sums
             target = self.table.target.open() if target is None else target
             totals.append(_write(target, self.table, chunk, whole))
-        return Strip(below.last, pieces, tuple(totals))
+        return Strip(above.first, below.last, pieces, tuple(totals))
 
 
 def _added(pieces: list[Piece]) -> Piece:

@@ -16,9 +16,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from eds_chunked import schema
+from eds_chunked.engine.lazy_maps import piece
 from eds_chunked.errors import ParameterError
 from eds_chunked.kernels.connected import connected_pieces, piece_boxes
-from eds_chunked.phases.label_maps import piece
 
 __all__ = ["IS_PHASE", "Layer", "Window", "windows_of"]
 

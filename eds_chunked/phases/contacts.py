@@ -116,7 +116,7 @@ def association(phases: xr.Dataset, *, free: Sequence[str] = (UNASSIGNED_ROW, LE
     ----------
     phases
         ``label`` (y, x) and the dimension ``phase``, as :func:`eds_chunked.segment_phases` and
-        :func:`eds_chunked.cluster` return them, or a selection of rows and columns. See
+        :func:`eds_chunked.dask_cluster` return them, or a selection of rows and columns. See
         :func:`eds_chunked.merge_phases` for names, and for phases that are one mineral.
     free
         Rows of the modal table whose contact makes a perimeter free, such as a resin's: names, or numbers of phases as

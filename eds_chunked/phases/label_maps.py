@@ -6,28 +6,44 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import dask.array as da
 import numpy as np
 
+from eds_chunked.engine.lazy_maps import piece
 from eds_chunked.errors import ParameterError
 
 Array = np.ndarray[Any, Any]
 
 
-def piece(values: Any, *place: slice) -> Array:
-    """Return a piece of an array in memory, or of a lazy one, whose chunks are read here, by this thread."""
-    part = values[place]
-    if isinstance(part, da.Array):
-        part = part.compute(scheduler="synchronous")
-    return np.asarray(part)
+@dataclass(frozen=True)
+class LabelRows:
+    """Which labels are rows of a table: ``ids``, in the order of the table."""
+
+    ids: Array
+
+    def of(self, labels: Array) -> Array:
+        """Return the row of each of some labels, int64, -1 where it has none."""
+        known, order = self._known
+        if known[-1] - known[0] == len(known) - 1:
+            at = np.asarray(labels, np.int64) - known[0]
+            found = (at >= 0) & (at < len(known))
+        else:
+            at = np.minimum(np.searchsorted(known, labels), len(known) - 1)
+            found = known[at] == labels
+        return np.where(found, order[np.where(found, at, 0)], -1)
+
+    @cached_property
+    def _known(self) -> tuple[Array, Array]:
+        """The ids, rising, and the row of each."""
+        order = np.argsort(self.ids, kind="stable")
+        return np.asarray(self.ids, np.int64)[order], order
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Labels (y, x), lazy or in memory, of which those in ``ids`` are rows of a table, in that order."""
+    """Labels (y, x), lazy or in memory, of which some are rows of a table."""
 
     values: Any
-    ids: Array
+    rows: LabelRows
     y0: int = 0
     x0: int = 0
 
@@ -38,25 +54,11 @@ class LabelMap:
 
     def labels(self, ys: slice, xs: slice) -> Array:
         """Return the labels of a box (y, x)."""
-        return piece(self.of(ys, xs).values, slice(None), slice(None))
+        return piece(self.of(ys, xs).values)
 
     def of_pixels(self, ys: slice, xs: slice) -> Array:
         """Return the row of each pixel of a box (y, x) int64, -1 where it has none."""
-        part = self.labels(ys, xs)
-        known, order = self._known
-        if known[-1] - known[0] == len(known) - 1:
-            at = np.asarray(part, np.int64) - known[0]
-            found = (at >= 0) & (at < len(known))
-        else:
-            at = np.minimum(np.searchsorted(known, part), len(known) - 1)
-            found = known[at] == part
-        return np.where(found, order[np.where(found, at, 0)], -1)
-
-    @cached_property
-    def _known(self) -> tuple[Array, Array]:
-        """The ids, rising, and the row of each."""
-        order = np.argsort(self.ids, kind="stable")
-        return np.asarray(self.ids, np.int64)[order], order
+        return self.rows.of(self.labels(ys, xs))
 
 
 def check_labels(name: str, dtype: np.dtype[Any], meaning: str) -> None:

@@ -58,7 +58,7 @@ def merge_phases(
     ----------
     phases
         ``label`` (y, x) and ``mask`` (phase, y, x), as :func:`eds_chunked.segment_phases` and
-        :func:`eds_chunked.cluster` return them.
+        :func:`eds_chunked.dask_cluster` return them.
     merges
         Numbers of phases by the name that they get as one, such as ``{"feldspar": [2, 5]}``.
     names

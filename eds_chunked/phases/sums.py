@@ -16,13 +16,14 @@ from eds_chunked import schema
 from eds_chunked.decomposition.result import check_same_axes
 from eds_chunked.engine.blocks import Block, Blocks, Lane, blocks_of
 from eds_chunked.engine.lanes import run_pass
+from eds_chunked.engine.lazy_maps import piece
 from eds_chunked.engine.output import changed
 from eds_chunked.engine.planning import plan
 from eds_chunked.errors import ParameterError, StaleResultError
 from eds_chunked.kernels.label_sums import label_sums
 from eds_chunked.kernels.reduce import mask_sums, sum_dtype
 from eds_chunked.memory import Need
-from eds_chunked.phases.label_maps import LabelMap, check_labels, piece
+from eds_chunked.phases.label_maps import LabelMap, LabelRows, check_labels
 from eds_chunked.phases.live_times import live_time_of_pixels
 from eds_chunked.store.provenance import result_attributes
 
@@ -91,9 +92,10 @@ def phase_spectra(
     members: LabelMap | MaskMap = MaskMap(values)
     if source == schema.LABEL:
         check_labels(schema.LABEL, values.dtype, "0 unassigned, 1..n phase, 255 mixed")
-        members = LabelMap(values, numbers)
-    work = _PhaseSums(members, len(numbers), None if isinstance(live, float) else live)
-    sums = run_pass(blocks, work, _join, plan=plan(_need(blocks, values, len(numbers)), memory=memory))
+        members = LabelMap(values, LabelRows(numbers))
+    how = plan(_need(blocks, values, len(numbers)), memory=memory)
+    maps = _Maps(members, None if isinstance(live, float) else live)
+    sums = run_pass(blocks, _PhaseSums(len(numbers)), _join, plan=how, maps=maps.of_lane)
     found = {schema.SPECTRUM: sums.counts, schema.N_PIXELS: sums.n_pixels}
     made = xr.Dataset(
         {name: (schema.VARIABLES[name].dims, array, schema.attributes(name)) for name, array in found.items()},
@@ -152,8 +154,7 @@ class MaskMap:
 
     def of_pixels(self, ys: slice, xs: slice) -> Array:
         """Return the masks of a box: bool (phase, y, x)."""
-        whole = slice(None)
-        return piece(self.of(ys, xs).values, whole, whole, whole).astype(np.bool_)
+        return piece(self.of(ys, xs).values).astype(np.bool_)
 
 
 class _Sums(NamedTuple):
@@ -169,37 +170,36 @@ def _join(total: _Sums, lane: _Sums) -> _Sums:
 
 
 @dataclass(frozen=True)
-class _PhaseSums:
-    """Sums the counts of a lane by the phases of its pixels; ``live`` (y, x) where every pixel has its own."""
+class _Maps:
+    """To which phases pixels belong, and ``live`` (y, x) where every pixel has its own: of the map or of a lane."""
 
     members: LabelMap | MaskMap
-    n_phases: int
     live: Any
-    corner: tuple[int, int] = (0, 0)
 
-    def of_lane(self, lane: Lane) -> _PhaseSums:
+    def of_lane(self, lane: Lane) -> _Maps:
         live = None if self.live is None else self.live[lane.ys, lane.xs]
-        members = self.members.of(lane.ys, lane.xs)
-        return replace(self, members=members, live=live, corner=(lane.ys.start, lane.xs.start))
+        return _Maps(self.members.of(lane.ys, lane.xs), live)
 
-    def __call__(self, lane: Lane, blocks: Iterator[Block]) -> _Sums:
-        live = None if self.live is None else piece(self.live, slice(None), slice(None))
-        by_label = isinstance(self.members, LabelMap)
-        belongs = self.members.of_pixels(lane.ys, lane.xs)
+
+@dataclass(frozen=True)
+class _PhaseSums:
+    """Sums the counts of a lane by the phases of its pixels."""
+
+    n_phases: int
+
+    def __call__(self, lane: Lane, blocks: Iterator[Block], maps: _Maps) -> _Sums:
+        live = None if maps.live is None else piece(maps.live)
+        by_label = isinstance(maps.members, LabelMap)
+        belongs = maps.members.of_pixels(lane.ys, lane.xs)
 
         def summed(block: Block) -> _Sums:
-            here = self._within(block)
+            here = block.within(lane)
             seconds = None if live is None else live[here].ravel()
             if by_label:
                 return _by_label(block, belongs[here].ravel(), self.n_phases, seconds)
             return _by_mask(block, belongs[:, *here].reshape(self.n_phases, -1), seconds)
 
         return reduce(_join, map(summed, blocks))
-
-    def _within(self, block: Block) -> tuple[slice, slice]:
-        y0, x0 = self.corner
-        ys, xs = block.ys, block.xs
-        return slice(ys.start - y0, ys.stop - y0), slice(xs.start - x0, xs.stop - x0)
 
 
 def _by_label(block: Block, row: Array, n_phases: int, seconds: Array | None) -> _Sums:

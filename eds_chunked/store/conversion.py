@@ -16,6 +16,7 @@ from typing import Any
 import xarray as xr
 
 from eds_chunked import progress, schema
+from eds_chunked.dask_cluster import active_client, on_one_worker
 from eds_chunked.errors import (
     CountsError,
     EdsError,
@@ -29,11 +30,11 @@ from eds_chunked.memory import format_size
 from eds_chunked.readers import open_source
 from eds_chunked.readers.base import MapHeader, Reader
 from eds_chunked.readers.selection import Energy, Rebin, Region, selected
-from eds_chunked.store.backend import Location
+from eds_chunked.store.backend import Location, location_text
 from eds_chunked.store.description import describe_image, describe_map
 from eds_chunked.store.journal import ConversionPlan, plan_at
 from eds_chunked.store.layout import CHECKED, shard_shape, tile_shape
-from eds_chunked.store.opening import State, open_map, unfinished
+from eds_chunked.store.opening import State, open_map, state_of, unfinished
 from eds_chunked.store.origin import differences, source_facts
 from eds_chunked.store.replacement import Site, building_site
 from eds_chunked.store.staging import Budget, Staging, TileRow, plan_staging
@@ -128,9 +129,31 @@ def convert(
     Notes
     -----
     Memory: rows are staged as CSR until a row of tiles is complete, so a dense band never exists.
+
+    On a cluster one worker converts the file, which has to be where the workers see it; a reader reads here.
     """
     if codec is not None and codec not in TILE_CODECS:
         raise ParameterError("codec", found=repr(codec), expected=" or ".join(TILE_CODECS), fix="--codec counts")
+    if active_client() is not None and isinstance(source, str | os.PathLike):
+        # The file is read once, from its beginning to its end: that is work for one worker. Should it be lost, another
+        # one goes on where it was.
+        on_one_worker(
+            convert,
+            os.path.abspath(source),
+            location_text(store),
+            pick=pick,
+            region=region,
+            energy=energy,
+            rebin=rebin,
+            energy_scale=energy_scale,
+            salvage=salvage,
+            codec=codec,
+            shards=shards,
+            memory=memory,
+            resume=resume or state_of(store) is State.NOTHING,
+            overwrite=overwrite,
+        )
+        return open_map(store)
     with building_site(store, resume=resume, overwrite=overwrite) as site:
         begun = None if site.found is State.NOTHING else plan_at(site.place, at=site.target)
         if site.found is State.WHOLE and begun is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,7 +81,15 @@ def _tiles(source: CountsSource) -> StoredTiles | None:
 
 
 def _open(location: str, path: str) -> zarr.Array[Any]:
-    return zarr.open_array(WholeStore(zarr_store(location, read_only=True)), path=path, mode="r")
+    try:
+        return zarr.open_array(WholeStore(zarr_store(location, read_only=True)), path=path, mode="r")
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise StoreError(
+            f"{path} in {location}",
+            found=f"no array that opens on {platform.node()} ({error})",
+            expected="the counts of the map",
+            fix="on a cluster put the store where all workers see it; else convert the source again with --overwrite",
+        ) from error
 
 
 def _text(key: Any) -> str:
@@ -92,15 +101,7 @@ def _text(key: Any) -> str:
 
 def counts_source(location: str, version: str, path: str = f"{MAP_GROUP}/{COUNTS}") -> CountsSource:
     """Return the source of the counts array at ``path`` of a store."""
-    try:
-        array = _open(location, path)
-    except (FileNotFoundError, KeyError, ValueError) as error:
-        raise StoreError(
-            f"{path} in {location}",
-            found=f"no array that opens ({error})",
-            expected="the counts of the map",
-            fix="convert the source again with --overwrite",
-        ) from error
+    array = _open(location, path)
     height, width, n_channels = array.shape
     side_y, side_x, depth = array.chunks
     shape, tile = (height, width, n_channels), (side_y, side_x, depth)
