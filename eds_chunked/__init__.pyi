@@ -11,6 +11,8 @@ from .decomposition.residuals import residual as residual
 from .decomposition.stability import component_stability as component_stability
 from .engine.binning import rebin as rebin
 from .engine.exclusion import exclude as exclude
+from .explorer import explore as explore
+from .explorer import explore_components as explore_components
 from .grains.described import GrainSizeStatistics as GrainSizeStatistics
 from .grains.files import write_grain_files as write_grain_files
 from .grains.measure import grain_table as grain_table

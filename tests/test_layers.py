@@ -19,7 +19,7 @@ FLOORS = [
     {"decomposition", "phases", "grains"},
     {"report", "interchange"},
     {"workflow"},
-    {"accessor", "cli", "__init__"},
+    {"accessor", "explorer", "xarray_engine", "cli", "__init__"},
 ]
 HEAVY = {"dask", "zarr", "xarray", "distributed", "matplotlib", "sklearn", "skimage", "hyperspy", "exspy"}
 

@@ -79,7 +79,7 @@ COMPUTES = {
     *("association", "merge_phases", "grain_spectra", "write_spectra"),
     *("component_stability", "cluster", "identify_elements"),
     *("separate_grains", "grain_table", "grain_size_statistics", "compare_phases", "write_grain_files"),
-    *("saltykov", "two_step_stereology"),
+    *("saltykov", "two_step_stereology", "explore", "explore_components"),
 }
 
 

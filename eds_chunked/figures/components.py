@@ -124,7 +124,7 @@ def draw_components(
 
 def _draw_loading(axes: Axes, result: xr.Dataset, index: int, *, inches: tuple[float, float], bar: bool) -> None:
     image = block_means(result[LOADINGS].isel({COMPONENT: index}))
-    drawn = show_map(axes, image, ds=result, bar=bar, **_colour_scale(image))
+    drawn = show_map(axes, image, ds=result, bar=bar, **colour_scale(image))
     axes.set_title(f"component {index + 1}", fontweight="bold", pad=9)
     # As high as the map and equally thin beside every map, which a share of the map's width is not.
     beside = axes.inset_axes((1 + 0.05 / inches[0], 0, 0.09 / inches[0], 1))
@@ -137,7 +137,7 @@ def _draw_loading(axes: Axes, result: xr.Dataset, index: int, *, inches: tuple[f
     beside.yaxis.set_major_formatter("{x:.3g}")
 
 
-def _colour_scale(image: np.ndarray[Any, Any]) -> dict[str, Any]:
+def colour_scale(image: np.ndarray[Any, Any]) -> dict[str, Any]:
     """Return colour map and limits for loadings, which may have either sign."""
     shown = np.ma.compressed(image)
     low, high = np.quantile(shown, (0.005, 0.995)) if shown.size else (0.0, 1.0)
