@@ -7,7 +7,12 @@
 >>> phases = edc.segment_phases(nmf, min_size=100)
 """
 
+import logging
+
 import lazy_loader
+
+# Silent unless who uses the package asks for its log, as the command line does.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 # The names are in __init__.pyi. Each module is imported when its first name is used, so that `import eds_chunked` and
 # `eds-chunked --help` need none of the numerical libraries.

@@ -49,6 +49,8 @@ from .store.opening import open as open
 from .store.opening import open_tree as open_tree
 from .store.results import load as load
 from .store.results import save as save
+from .store.run_log import LogEntry as LogEntry
+from .store.run_log import read_log as read_log
 from .store.verification import DamagedTile as DamagedTile
 from .store.verification import Verification as Verification
 from .store.verification import verify as verify

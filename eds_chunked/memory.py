@@ -8,6 +8,7 @@ the smallest budget that works.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import re
 import sys
@@ -24,6 +25,8 @@ from eds_chunked.errors import MemoryBudgetError, ParameterError
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?)\s*([a-zA-Z]*)\s*")
+
+_log = logging.getLogger(__name__)
 
 MB = 10**6
 
@@ -196,7 +199,16 @@ class Budget:
                 f"{need.fixed // MB} MB once, {need.per_worker // MB} MB for a block)",
                 fix=f"--memory {smallest // MB}MB",
             )
-        return Plan(need, self.limit, self.idle, workers)
+        chosen = Plan(need, self.limit, self.idle, workers)
+        _log.info(
+            "%s: %d at once, projected peak %s of %s",
+            *(need.what, workers, format_size(chosen.peak), format_size(self.limit)),
+        )
+        _log.debug(
+            "%s: %s for the program, %s once, %s for each",
+            *(need.what, *(format_size(size) for size in (self.idle, need.fixed, need.per_worker))),
+        )
+        return chosen
 
 
 def budget(memory: str | int | None = None) -> Budget:

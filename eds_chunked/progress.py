@@ -1,14 +1,18 @@
-"""Progress of long steps: silent in a library, a bar on stderr when the command line asks for it."""
+"""Progress of long steps: silent in a library, a bar on stderr when the command line asks for it, and the log."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, Task
+
+_log = logging.getLogger(__name__)
 
 _shown: Progress | None = None
 
@@ -72,12 +76,14 @@ def time_left(seconds: float | None) -> str:
 @contextmanager
 def step(description: str, total: int, *, unit: str = "pixels") -> Iterator[Callable[[int], None]]:
     """Give a function to call with the amount of work just done, of ``total``, which is counted in ``unit``."""
-    if _shown is None:
-        yield lambda done: None
-        return
+    start = perf_counter()
     shown = _shown
-    task = shown.add_task(description, total=total, unit=unit)
-    try:
-        yield lambda done: shown.advance(task, done)
-    finally:
-        shown.remove_task(task)
+    if shown is None:
+        yield lambda done: None
+    else:
+        task = shown.add_task(description, total=total, unit=unit)
+        try:
+            yield lambda done: shown.advance(task, done)
+        finally:
+            shown.remove_task(task)
+    _log.info("%s: a pass in %.1f s", description, perf_counter() - start)

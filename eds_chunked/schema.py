@@ -7,6 +7,7 @@ so that an opened store explains itself.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -329,6 +330,30 @@ def pixel_size(ds: xr.Dataset) -> tuple[float, float, str]:
     return abs(sizes[0]), abs(sizes[1]), unit
 
 
+_UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but the end of a line, marks that turn the direction of writing, and halves of characters."""
+
+
+def printable(value: str) -> str:
+    """Return text in which nothing moves the cursor, colours, rings or turns the direction of a terminal."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+
+
+_BEGINS_A_FORMULA = ("=", "+", "-", "@")
+
+
+def name_text(value: Any) -> str:
+    """Return a name as text on one line that no spreadsheet takes for a formula when it stands in a cell of a table."""
+    name = text(value)
+    return f"'{name}" if name.startswith(_BEGINS_A_FORMULA) else name
+
+
+def phase_name(attrs: Mapping[str, Any], number: int, otherwise: str | None = None) -> str:
+    """Return the name that a result with ``attrs`` has for a phase, else ``otherwise``, else its number."""
+    given = attrs.get(PHASE_NAMES, {}).get(str(number))
+    return name_text(given) if given is not None else otherwise or str(number)
+
+
 def text(value: Any) -> str:
-    """Return a metadata value as text on one line, for tables and titles."""
-    return " ".join(str(value).split())
+    """Return a metadata value as printable text on one line, for tables and titles."""
+    return printable(" ".join(str(value).split()))

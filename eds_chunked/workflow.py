@@ -70,6 +70,7 @@ from eds_chunked.store.export import export
 from eds_chunked.store.layout import ROOT_DOCUMENT, tile_shape
 from eds_chunked.store.opening import open_map
 from eds_chunked.store.results import load, load_fresh, newest, revisions, save
+from eds_chunked.store.run_log import recorded
 from eds_chunked.store.source import CountsSource
 
 Window = tuple[float, float]
@@ -142,6 +143,7 @@ class Part:
 _WHOLE = Part()
 
 
+@recorded("pca")
 def pca_step(
     store: Location,
     *,
@@ -163,6 +165,7 @@ def pca_step(
     return save(result, store)
 
 
+@recorded("nmf")
 def nmf_step(
     store: Location,
     *,
@@ -192,16 +195,19 @@ def _result_at(store: Location, where: str) -> xr.Dataset:
     return load(other if colon else store, address)
 
 
+@recorded("cluster")
 def cluster_step(store: Location, *, parent: str = schema.NMF, name: str | None = None, **options: Any) -> str:
     """Cluster the loadings of a saved PCA or NMF into phases and save them."""
     return save(cluster(load_fresh(store, parent), **options), store, name=name)
 
 
+@recorded("phases")
 def phases_step(store: Location, *, parent: str = schema.NMF, name: str | None = None, **options: Any) -> str:
     """Segment the phases of a saved NMF and save them."""
     return save(segment_phases(load_fresh(store, parent), **options), store, name=name)
 
 
+@recorded("merge")
 def merge_step(
     store: Location,
     *,
@@ -241,6 +247,7 @@ def merge_step(
     return save(merge_phases(load_fresh(store, origin.address), merges=merges, memory=memory), store, name=name)
 
 
+@recorded("spectra")
 def spectra_step(
     store: Location,
     *,
@@ -266,6 +273,7 @@ def elements_step(store: Location, *, parent: str = schema.SPECTRA, **options: A
     return identify_elements(load_fresh(store, parent), **options)
 
 
+@recorded("model")
 def model_step(
     store: Location,
     *,
@@ -292,6 +300,7 @@ def _map_of(result: xr.Dataset, store: Location) -> xr.Dataset:
     return ds
 
 
+@recorded("write model")
 def write_model(
     store: Location,
     target: Location,
@@ -337,6 +346,7 @@ def _check_room(target: str, n_bytes: int) -> None:
         )
 
 
+@recorded("export")
 def export_step(
     store: Location,
     target: Location,
@@ -382,6 +392,7 @@ def export_step(
     return export(store, target, codec=codec, memory=memory, overwrite=overwrite)
 
 
+@recorded("import")
 def import_step(
     store: Location,
     path: str | os.PathLike[str],
@@ -397,6 +408,7 @@ def import_step(
     return save(read_learning_results(ds, path, results=results, name=name), store)
 
 
+@recorded("grains")
 def grains_step(
     store: Location,
     *,

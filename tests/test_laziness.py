@@ -70,7 +70,7 @@ def test_interchange_computes_no_counts(store: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(edc.read_learning_results(ds, path)["loadings"], edc.load(store, "nmf")["loadings"])
 
 
-LAZY = {"open", "open_tree", "load", "reconstruct", "exclude", "rebin"}
+LAZY = {"open", "open_tree", "load", "read_log", "reconstruct", "exclude", "rebin"}
 LAZY |= {"to_hyperspy", "from_hyperspy", "read_learning_results", "mean_spectra"}
 COMPUTES = {
     "write_learning_results",

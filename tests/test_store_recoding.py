@@ -85,7 +85,8 @@ def documents(store, group):
 
 
 def content(store):
-    return {path: path.read_bytes() for path in store.rglob("*") if path.is_file() and path.name != "lock"}
+    files = (path for path in store.rglob("*") if path.is_file() and path.name != "lock" and path.parent.name != "log")
+    return {path: path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("codec", sorted(TILE_CODECS))

@@ -12,6 +12,7 @@ from eds_chunked.cli.cluster_verb import cluster
 from eds_chunked.cli.doctor_verb import doctor
 from eds_chunked.cli.elements_verb import elements
 from eds_chunked.cli.group import Verbs
+from eds_chunked.cli.log_verb import log
 from eds_chunked.cli.modal_verb import modal
 from eds_chunked.cli.model_verb import model
 from eds_chunked.cli.shell_verb import completion
@@ -52,7 +53,7 @@ def main(context: click.Context) -> None:
 _VERBS = (
     *(run, demo, info, convert, calibrate),
     *(pca, nmf, model, phases, cluster, modal, association, spectra, elements, grains, sizes),
-    *(report, export, import_, verify, clean),
+    *(report, export, import_, log, verify, clean),
     *(doctor, completion),
 )
 for _verb in _VERBS:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from eds_chunked import schema
-from eds_chunked.cli.output import Facts, Note, Piece, Rows, decimals, number
+from eds_chunked.cli.output import Facts, Note, Piece, Rows, decimals, duration, number
 from eds_chunked.memory import format_size
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from eds_chunked.readers.base import MapHeader
+    from eds_chunked.store.run_log import LogEntry
 
 
 def header_facts(header: MapHeader) -> dict[str, Any]:
@@ -38,6 +40,23 @@ def header_facts(header: MapHeader) -> dict[str, Any]:
         schema.REAL_TIME: header.real_time,
         "metadata": dict(header.metadata),
     }
+
+
+def log_rows(entries: Sequence[LogEntry], heading: str) -> Rows:
+    """Return entries of a run log for people, times in the zone of this machine."""
+    columns = ["began", "what", "how it ended", "took", "peak", "result, or why not"]
+    rows = [
+        [
+            f"{datetime.fromisoformat(entry.when).astimezone():%Y-%m-%d %H:%M:%S}",
+            entry.what,
+            entry.outcome,
+            "-" if entry.seconds is None else duration(entry.seconds),
+            "-" if entry.peak_bytes is None else format_size(entry.peak_bytes),
+            entry.result or entry.error,
+        ]
+        for entry in entries
+    ]
+    return Rows(columns, rows, heading, words=(*columns[1:3], columns[-1]))
 
 
 def map_facts(ds: xr.Dataset) -> dict[str, Any]:

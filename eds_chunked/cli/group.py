@@ -60,7 +60,7 @@ class Verbs(click.Group):
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM and error.filename is not None:
                 _leave(f"{error.filename}: {error.strerror}")
-            traceback.print_exc()
+            click.echo(schema.printable(traceback.format_exc()), err=True, nl=False)
             _leave(
                 f"this is a bug in eds_chunked {version('eds-chunked')} (Python {platform.python_version()}, "
                 f"{platform.system()}); please report it with the lines above",

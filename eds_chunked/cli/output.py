@@ -9,11 +9,13 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
 import click
+
+from eds_chunked import schema
 
 _WIDTH_OF_A_FILE = 100
 """Columns where stdout is no terminal."""
@@ -79,14 +81,35 @@ class Output:
     def show(self, result: Mapping[str, Any], *pieces: Piece, brief: object) -> None:
         """Print ``result`` as JSON, or ``pieces`` for people, or only ``brief`` when quiet."""
         if self.as_json:
-            click.echo(json.dumps(plain(result), ensure_ascii=False, allow_nan=False))
+            click.echo(_as_json(result))
         elif self.quiet:
-            click.echo(str(brief))
+            click.echo(schema.printable(str(brief)))
         else:
             for number, piece in enumerate(pieces):
                 if number:
                     click.echo()
-                _say(_render(piece))
+                _say(_render(_printable(piece)))
+
+
+def _as_json(result: Mapping[str, Any]) -> str:
+    """Return one line of JSON. What a terminal would obey, which can only be within texts, is escaped."""
+    line = json.dumps(plain(result), ensure_ascii=False, allow_nan=False)
+    return (
+        "".join(letter if letter == schema.printable(letter) else f"\\u{ord(letter):04x}" for letter in line)
+        if line != schema.printable(line)
+        else line
+    )
+
+
+def _printable(piece: Piece) -> Piece:
+    """Return a piece without what a terminal would obey: titles, names and histories come from files."""
+    if isinstance(piece, Note):
+        return Note(schema.printable(piece.text))
+    heading = schema.printable(piece.heading)
+    rows = [[schema.printable(cell) for cell in row] for row in piece.rows]
+    if isinstance(piece, Rows):
+        return replace(piece, heading=heading, rows=rows)
+    return replace(piece, heading=heading, rows=[(label, value) for label, value in rows])
 
 
 def _say(text: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
@@ -130,8 +131,7 @@ def speaking(verb: Verb) -> Verb:
     )
     @functools.wraps(verb)
     def speak(*args: Any, as_json: bool, quiet: bool, log_level: str, **given: Any) -> Any:
-        with warnings.catch_warnings():
-            _log_to_stderr("error" if quiet else log_level)
+        with warnings.catch_warnings(), _log_to_stderr("error" if quiet else log_level):
             return verb(Output(as_json=as_json, quiet=quiet), *args, **given)
 
     return speak
@@ -143,8 +143,10 @@ class _StderrHandler(logging.Handler):
         click.echo(f"{record.levelname.lower()}: {schema.text(record.getMessage())}", err=True)
 
 
-def _log_to_stderr(level: str) -> None:
+@contextmanager
+def _log_to_stderr(level: str) -> Iterator[None]:
     log = logging.getLogger("eds_chunked")
+    before = log.handlers, log.propagate, log.level
     log.handlers, log.propagate = [_StderrHandler()], False
     log.setLevel(level.upper())
 
@@ -152,6 +154,11 @@ def _log_to_stderr(level: str) -> None:
         log.warning(str(message))
 
     warnings.showwarning = show
+    try:
+        yield
+    finally:
+        log.handlers, log.propagate = before[:2]
+        log.setLevel(before[2])
 
 
 def files(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -16,6 +16,8 @@ from eds_chunked.errors import ParameterError, SourceError
 if TYPE_CHECKING:
     from eds_chunked.readers import MapHeader
 
+_LAST = 3
+"""Entries of the run log that ``info`` shows."""
 _UNFINISHED = "being calibrated, or broken off: eds-chunked calibrate with the same values again"
 
 
@@ -84,9 +86,10 @@ def _describe(file: str) -> tuple[tuple[MapHeader, ...], str]:
 
 
 def _info_of_store(output: Output, store: str) -> None:
-    from eds_chunked.cli.describing import bytes_on_disk, map_facts, map_lines
+    from eds_chunked.cli.describing import bytes_on_disk, log_rows, map_facts, map_lines
     from eds_chunked.store.opening import open_map, open_tree
     from eds_chunked.store.results import refresh_command, revisions, why_stale
+    from eds_chunked.store.run_log import read_log
 
     ds = open_map(store)
     facts = map_facts(ds)
@@ -125,12 +128,16 @@ def _info_of_store(output: Output, store: str) -> None:
         pieces += _stale_pieces(results)
     else:
         pieces.append(Note(f"No results yet: eds-chunked pca {store}"))
+    entries = read_log(store, last=_LAST)
+    if entries:
+        pieces.append(log_rows(entries, f"Last of what ran: eds-chunked log {store}"))
     output.show(
         {
             "store": store,
             "map": {**facts, "tile": list(tile), "being_calibrated": unfinished},
             "images": pictures,
             "results": results,
+            "log": [vars(entry) for entry in entries],
         },
         *pieces,
         brief="\n".join(str(result["address"]) for result in results),

@@ -44,7 +44,8 @@ def report(output: Output, store: str, target: str | None, memory: str | None) -
 def clean(output: Output, store: str, dry_run: bool) -> None:
     """Remove replaced and unfinished results.
 
-    The newest result of every run stays, and what it was made from. So does what another process is writing.
+    The newest result of every run stays, and what it was made from. So does what another process is writing. Of the
+    run log the newest 1000 entries stay.
 
     \b
     Example:
@@ -56,6 +57,7 @@ def clean(output: Output, store: str, dry_run: bool) -> None:
     with output.working():
         cleaned = clean_store(store, dry_run=dry_run)
     removed = [*cleaned.superseded, *cleaned.uncommitted]
+    entries = f"{cleaned.log_entries:,} entries, all but the newest 1000" if cleaned.log_entries else ""
     kept = ", ".join(f"{address} ({reason})" for address, reason in cleaned.kept.items())
     pieces = [
         Facts(
@@ -63,6 +65,7 @@ def clean(output: Output, store: str, dry_run: bool) -> None:
                 ("made again since", ", ".join(cleaned.superseded)),
                 ("not finished", ", ".join(cleaned.uncommitted)),
                 ("kept", kept),
+                ("run log", entries),
                 ("to be freed" if dry_run else "freed", format_size(cleaned.n_bytes) if removed else ""),
             ]
         )
@@ -74,7 +77,8 @@ def clean(output: Output, store: str, dry_run: bool) -> None:
             "uncommitted": cleaned.uncommitted,
             "kept": cleaned.kept,
             "bytes": cleaned.n_bytes,
+            "log_entries": cleaned.log_entries,
         },
-        *(pieces if removed or kept else [Note("Nothing to remove.")]),
+        *(pieces if removed or kept or entries else [Note("Nothing to remove.")]),
         brief="\n".join(removed),
     )

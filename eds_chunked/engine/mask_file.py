@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 from skimage.io import imread
 
 from eds_chunked.errors import ParameterError
@@ -36,7 +38,8 @@ def read_pixel_mask(path: Path, shape: tuple[int, int]) -> Array:
     if not path.is_file():
         raise _error(path, "no such file")
     try:
-        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _image(path)
+        # Mapped: a header that claims more values than there are is refused, and nothing is read before sizes are.
+        values = np.load(path, mmap_mode="r", allow_pickle=False) if path.suffix == ".npy" else _image(path, shape)
     except (OSError, ValueError, SyntaxError) as error:  # what NumPy and the readers of images raise
         raise _error(path, f"a file that cannot be read ({error})") from error
     if values.dtype.kind not in "buif":
@@ -45,18 +48,24 @@ def read_pixel_mask(path: Path, shape: tuple[int, int]) -> Array:
         # The last of two or four is how opaque a pixel is.
         values = values[:, :, : values.shape[2] - 1 + values.shape[2] % 2].any(axis=2)
     if values.shape != shape:
-        raise _error(
-            path, f"{' x '.join(map(str, values.shape))} values", f"{shape[0]} x {shape[1]} pixels, as the map"
-        )
+        raise _of_another_size(path, values.shape, shape)
     mask: Array = np.nan_to_num(values) != 0
     return mask
 
 
-def _image(path: Path) -> Array:
+def _image(path: Path, shape: tuple[int, int]) -> Array:
+    with suppress(UnidentifiedImageError), Image.open(path) as picture:
+        # By the header: an image that is not of the size of the map may inflate to any size.
+        if picture.size != shape[::-1]:
+            raise _of_another_size(path, picture.size[::-1], shape)
     with warnings.catch_warnings():
         # Every reader of images is tried on a file that is none, old ones too.
         warnings.simplefilter("ignore")
         return np.asarray(imread(path))
+
+
+def _of_another_size(path: Path, found: tuple[int, ...], shape: tuple[int, int]) -> ParameterError:
+    return _error(path, f"{' x '.join(map(str, found))} values", f"{shape[0]} x {shape[1]} pixels, as the map")
 
 
 def _error(path: Path, found: str, expected: str = "a .npy file or an image of the size of the map") -> ParameterError:

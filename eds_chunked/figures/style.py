@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from eds_chunked.errors import ParameterError
-from eds_chunked.schema import LEFT_OUT_LABEL, MIXED, PHASE_NAMES, TITLE, UNASSIGNED, text
+from eds_chunked.schema import LEFT_OUT_LABEL, MIXED, TITLE, UNASSIGNED, phase_name, text
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -178,7 +178,7 @@ def map_title(ds: xr.Dataset) -> str:
 
 def phase_word(ds: xr.Dataset, number: int) -> str:
     """Return what figures call a phase: the name that ``ds`` has for it, else ``phase 3``."""
-    return short(str(ds.attrs.get(PHASE_NAMES, {}).get(str(number), f"phase {number}")))
+    return short(phase_name(ds.attrs, number, f"phase {number}"))
 
 
 def short(name: str, most: int = 24) -> str:

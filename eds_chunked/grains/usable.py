@@ -164,8 +164,7 @@ def with_boundary(usable: UsableGrains, boundary_width_um: float | None) -> Usab
 
 def name_of_phase(grains: xr.Dataset, phase: int) -> str:
     """Return the name that a phase was given before its grains were separated, else its number."""
-    given: Mapping[str, str] = grains.attrs.get(schema.PHASE_NAMES, {})
-    return str(given.get(str(phase), phase))
+    return schema.phase_name(grains.attrs, phase)
 
 
 def _title(grains: xr.Dataset, phase: int | None) -> str:

@@ -23,6 +23,8 @@ _SPARSE, _DENSE = 0, 1
 # version, mode, bytes a value (dense), zero; pixels, channels; non-zero values, bytes of the long steps
 _HEADER = struct.Struct("<BBBBIIQQ")
 
+HEADER_BYTES = _HEADER.size
+
 _STEP_BITS = 5
 _LONG_STEP = (1 << _STEP_BITS) - 1
 _LONG_COUNT = (1 << (8 - _STEP_BITS)) - 1

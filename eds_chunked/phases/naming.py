@@ -32,13 +32,12 @@ def phase_names(result: xr.Dataset) -> list[str]:
     Phases are those of the dimension ``phase``, or 1 to n of grains, which have none. Results that are made from phases
     with names know them too.
     """
-    given: Mapping[str, str] = result.attrs.get(schema.PHASE_NAMES, {})
     if schema.PHASE in result.coords and result[schema.PHASE].dims == (schema.PHASE,):
         numbers = [int(number) for number in result[schema.PHASE].values]
     else:
         n_phases = result.sizes[schema.PHASE] if schema.PHASE in result.sizes else result.attrs[schema.N_PHASES]
         numbers = list(range(1, n_phases + 1))
-    return [given.get(str(number), str(number)) for number in numbers]
+    return [schema.phase_name(result.attrs, number) for number in numbers]
 
 
 def merge_phases(
@@ -168,11 +167,11 @@ def _check_numbers(numbers: list[int], n_phases: int) -> None:
 
 def _check_names(given: list[str], every: list[str]) -> None:
     for name in given:
-        usable = isinstance(name, str) and name == schema.text(name) != "" and not name.isdecimal()
+        usable = isinstance(name, str) and name == schema.name_text(name) != "" and not name.isdecimal()
         if not usable or name in _TAKEN or every.count(name) > 1:
             raise ParameterError(
                 "name of a phase",
                 found=repr(name),
-                expected=f"a different name for each phase, no number and none of {', '.join(_TAKEN)}",
+                expected=f"a different name for each phase, no number, none of {', '.join(_TAKEN)}, no = + - @ first",
                 fix="merges={'feldspar': [2, 5]}, names={1: 'quartz'}",
             )

@@ -27,6 +27,8 @@ Array = np.ndarray[Any, Any]
 
 # These have readers of their own here.
 _OWN = ("HSPY", "ZSPY", "Ripple")
+_RUN_CODE = ("netCDF",)
+"""Plugins that evaluate text of the file as Python (`rsciio.netcdf` does with the history of old EELSLab files)."""
 _OWN_SUFFIXES = (".bcf", ".spd")
 
 
@@ -147,7 +149,7 @@ def suffixes() -> tuple[str, ...]:
 def _plugins() -> list[Mapping[str, Any]]:
     with rosetta_log():
         from rsciio import IO_PLUGINS
-    return [plugin for plugin in IO_PLUGINS if plugin["name"] not in _OWN]
+    return [plugin for plugin in IO_PLUGINS if plugin["name"] not in _OWN + _RUN_CODE]
 
 
 def _suffixes_of(plugin: Mapping[str, Any]) -> set[str]:

@@ -21,6 +21,7 @@ from eds_chunked.report.pictures import Picture, pictures
 from eds_chunked.report.sections import SECTIONS
 from eds_chunked.report.tables import Table, tables, tables_of_making
 from eds_chunked.store.backend import Location, location_text
+from eds_chunked.store.run_log import recorded
 
 __all__ = ["Picture", "pictures", "results_need", "write_report", "write_results"]
 
@@ -35,6 +36,7 @@ def results_need(n_pixels: int) -> Need:
     return Need("figures", 380 * MB + 50 * shown + 12 * n_pixels, 0)
 
 
+@recorded("report")
 def write_results(store: Location, folder: str | os.PathLike[str], *, memory: str | int | None = None) -> list[Path]:
     """Write all that the store has results for into ``folder``: pictures, tables and the report.
 
@@ -68,6 +70,7 @@ def write_results(store: Location, folder: str | os.PathLike[str], *, memory: st
     return [*written, _write_page(found, listed, drawn, target / "report.html")]
 
 
+@recorded("report")
 def write_report(store: Location, target: str | os.PathLike[str], *, memory: str | int | None = None) -> Path:
     """Write the report of a store: one HTML file with its pictures, tables, parameters and warnings.
 

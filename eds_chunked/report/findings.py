@@ -173,7 +173,7 @@ class Findings:
 
 def word(result: xr.Dataset, number: int) -> str:
     """Return what a phase is called in words: its name, else ``phase 3``."""
-    return str(result.attrs.get(schema.PHASE_NAMES, {}).get(str(number), f"phase {number}"))
+    return schema.phase_name(result.attrs, number, f"phase {number}")
 
 
 @contextmanager

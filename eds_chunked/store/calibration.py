@@ -19,6 +19,7 @@ from eds_chunked.store.consolidation import forget_consolidated
 from eds_chunked.store.lock import locked
 from eds_chunked.store.opening import check_store, open_map
 from eds_chunked.store.provenance import event, fingerprint
+from eds_chunked.store.run_log import recorded
 from eds_chunked.store.zero_peak import zero_peak_channel
 
 Array = np.ndarray[Any, Any]
@@ -28,6 +29,7 @@ _SIGNAL_TYPES = {"SEM": schema.SEM, "TEM": schema.TEM}
 _SYMBOLS = frozenset(schema.PERIODIC_TABLE)
 
 
+@recorded("calibrate")
 def calibrate(
     store: Location,
     *,

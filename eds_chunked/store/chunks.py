@@ -140,6 +140,9 @@ def _read_file(path: Path, span: RangeByteRequest | SuffixByteRequest | None) ->
         if isinstance(span, SuffixByteRequest):
             file.seek(-min(span.suffix, os.fstat(file.fileno()).st_size), os.SEEK_END)
         elif span is not None:
+            # An index may claim any range; room for it is made before it is read.
+            if span.end > os.fstat(file.fileno()).st_size:
+                raise ValueError(f"an index that points behind the end of {path.name}")
             file.seek(span.start)
             return file.read(span.end - span.start)
         return file.read()

@@ -12,6 +12,7 @@ from eds_chunked.store.consolidation import forget_consolidated
 from eds_chunked.store.drafts import revision_numbers, why_open
 from eds_chunked.store.layout import group_document, revision_group
 from eds_chunked.store.results import Revision, revisions
+from eds_chunked.store.run_log import recorded, trim_log
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,19 @@ class Cleaned:
     kept
         Older and unfinished revisions that stay, by address, and why.
     n_bytes
-        What the removed ones took.
+        What the removed revisions took.
+    log_entries
+        How many entries of the run log were removed: all but the newest 1000.
     """
 
     superseded: tuple[str, ...]
     uncommitted: tuple[str, ...]
     kept: dict[str, str]
     n_bytes: int
+    log_entries: int = 0
 
 
+@recorded("clean")
 def clean(store: Location, *, dry_run: bool = False) -> Cleaned:
     """Remove results that a later revision replaced, and what steps left that never came to their end.
 
@@ -89,6 +94,7 @@ def clean(store: Location, *, dry_run: bool = False) -> Cleaned:
         tuple(revision.address for revision in uncommitted),
         kept,
         n_bytes,
+        trim_log(store, dry_run=dry_run),
     )
 
 

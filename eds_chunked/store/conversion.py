@@ -37,6 +37,7 @@ from eds_chunked.store.layout import CHECKED, shard_shape, tile_shape
 from eds_chunked.store.opening import State, open_map, state_of, unfinished
 from eds_chunked.store.origin import differences, source_facts
 from eds_chunked.store.replacement import Site, building_site
+from eds_chunked.store.run_log import recorded
 from eds_chunked.store.staging import Budget, Staging, TileRow, plan_staging
 from eds_chunked.store.survey import Survey, TileSurvey, survey_tile
 from eds_chunked.store.tile_codecs import TILE_CODECS
@@ -50,6 +51,7 @@ _TOLERATED = 0.002
 """Share by which they may be off: whole Bruker files state up to 0.07 % more than their pixels hold."""
 
 
+@recorded("convert")
 def convert(
     source: Location | Reader,
     store: Location,
@@ -158,7 +160,7 @@ def convert(
         begun = None if site.found is State.NOTHING else plan_at(site.place, at=site.target)
         if site.found is State.WHOLE and begun is None:
             # Of an early version of the package, which kept no journal.
-            warnings.warn(_whole_already(site), stacklevel=2)
+            warnings.warn(_whole_already(site), stacklevel=3)
             return open_map(store)
         pick = pick if begun is None or pick is not None else begun.pick
         reader = source
@@ -185,7 +187,7 @@ def convert(
             )
         site.finish()
     for text in told:
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(text, stacklevel=3)  # the caller, past the run log
     return open_map(store)
 
 

@@ -21,6 +21,7 @@ from eds_chunked.store.backend import Location, is_remote, location_text
 from eds_chunked.store.hyperspy_tree import Tree, axis_of, metadata_tree, original_metadata_tree
 from eds_chunked.store.opening import open_map
 from eds_chunked.store.recoding import recode
+from eds_chunked.store.run_log import recorded
 from eds_chunked.store.source import CountsSource, counts_source
 from eds_chunked.store.whole_files import written_whole
 
@@ -33,6 +34,7 @@ _GROUP = "map"
 _STORE = ".zarr"
 
 
+@recorded("export")
 def export(
     store: Location,
     target: Location,

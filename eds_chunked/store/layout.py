@@ -23,9 +23,11 @@ HOW_TO_READ = (
 ROOT_DOCUMENT = "zarr.json"
 
 PRIVATE_FOLDER = f"{MAP_GROUP}/{COUNTS}/__eds"
-"""What the package notes for itself: journal, lock, claims. Loose files among groups would make Zarr warn."""
+"""What the package notes for itself: journal, lock, claims, run log. Loose files among groups would make Zarr warn."""
 CLAIMS = f"{PRIVATE_FOLDER}/claims"
 """The numbers of revisions that are taken."""
+LOG = f"{PRIVATE_FOLDER}/log"
+"""What ran on the store, a document an entry."""
 
 CHECKED: dict[str, Any] = {"compressors": (ZstdCodec(level=1, checksum=True),)}
 """How everything but the counts is encoded: every Zarr reads it, and a flipped bit is an error."""

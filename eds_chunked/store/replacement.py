@@ -21,11 +21,11 @@ from zarr.core.sync import sync
 from eds_chunked.errors import StoreExistsError
 from eds_chunked.schema import COUNTS, IMAGES_GROUP, MAP_GROUP, RESULTS_GROUP
 from eds_chunked.store.backend import Location, delete_dir, list_dir, location_text, zarr_store
-from eds_chunked.store.layout import CLAIMS, ROOT_DOCUMENT, beside, group_document
+from eds_chunked.store.layout import CLAIMS, LOG, ROOT_DOCUMENT, beside, group_document
 from eds_chunked.store.lock import LOCK, MARK, is_partial, local_folder, locked
 from eds_chunked.store.opening import State, check_no_half_replacement, state_of, unfinished
 
-_RESULTS = (RESULTS_GROUP, CLAIMS)
+_RESULTS = (RESULTS_GROUP, CLAIMS, LOG)
 """What a store hands on to the one that replaces it, unless that is a copy of another store."""
 
 

@@ -18,6 +18,7 @@ from eds_chunked.store.drafts import Draft, draft_of, open_result, revision_numb
 from eds_chunked.store.layout import group_document, revision_group
 from eds_chunked.store.opening import check_store
 from eds_chunked.store.provenance import check_calibrated, now, versions
+from eds_chunked.store.run_log import note_result, recorded
 
 _ADDRESS = re.compile(r"(?P<step>[a-z_]+)(/(?P<run>[a-z][a-z0-9_-]*?)(\.r(?P<number>[0-9]+))?)?")
 
@@ -271,6 +272,7 @@ def load_fresh(store: Location, address: str) -> xr.Dataset:
     return load(store, revision.address)
 
 
+@recorded("save")
 def save(result: xr.Dataset, store: Location, *, name: str | None = None) -> str:
     """Save a result of :func:`pca`, :func:`nmf` and the steps after them as a new revision; computes what is lazy.
 
@@ -320,7 +322,9 @@ def save(result: xr.Dataset, store: Location, *, name: str | None = None) -> str
     if parent:
         attrs[schema.PARENT] = parent[-1].address
     draft.commit(result.attrs | attrs)
-    return f"{step}/{run}.r{draft.number}"
+    address = f"{step}/{run}.r{draft.number}"
+    note_result(address, result.attrs.get(schema.PARAMETERS, {}))
+    return address
 
 
 def _check_same_map(result: xr.Dataset, store: Location) -> None:

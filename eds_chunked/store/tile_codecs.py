@@ -74,6 +74,10 @@ class _Counts:
         return bytes(self._entropy.encode(count_codec.encode(pad_pixels(tile, shape, chunk[:2]))))
 
     def decode(self, data: bytes, chunk: Shape, channels: slice, dtype: np.dtype[Any]) -> Csr:
+        # No chunk is longer than its counts in four bytes and a header.
+        most = 4 * math.prod(chunk) + count_codec.HEADER_BYTES
+        if not 0 <= zstd_content_bytes(data) <= most:
+            raise ValueError(f"a frame that claims to hold more than the {most} bytes of a tile")
         return count_codec.decode(self._entropy.decode(data), math.prod(chunk[:2]), chunk[2], channels, dtype)
 
 
@@ -104,8 +108,28 @@ class _Blosc:
         packed, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
         if checksum_of(packed) != checksum:
             raise ValueError("a checksum that does not fit")
+        # Bytes 4 to 8 of the header are the size of what is inside: nothing is inflated that is no tile.
+        if int.from_bytes(packed[4:8], "little") != math.prod(chunk) * dtype.itemsize:
+            raise ValueError("a block that claims to hold something else than a tile")
         dense = np.frombuffer(self._blosc.decode(packed), dtype)
         return from_dense(dense.reshape(-1, chunk[2])[:, channels])
+
+
+_ZSTD_MAGIC = bytes.fromhex("28b52ffd")
+
+
+def zstd_content_bytes(data: bytes) -> int:
+    """Return how many bytes a zstd frame says that it holds, -1 where it does not say (RFC 8878, 3.1.1.1)."""
+    if data[:4] != _ZSTD_MAGIC or len(data) < 5:
+        return -1
+    descriptor = data[4]
+    single_segment = bool(descriptor & 0x20)
+    start = 5 + (not single_segment) + (0, 1, 2, 4)[descriptor & 3]
+    width = (int(single_segment), 2, 4, 8)[descriptor >> 6]
+    if width == 0 or len(data) < start + width:
+        return -1
+    # Sizes of two bytes begin at 256.
+    return int.from_bytes(data[start : start + width], "little") + (256 if width == 2 else 0)
 
 
 def checksum_of(data: bytes) -> bytes:

@@ -26,6 +26,7 @@ from eds_chunked.store.layout import ROOT_DOCUMENT, group_document, revision_gro
 from eds_chunked.store.opening import check_store
 from eds_chunked.store.provenance import fingerprint
 from eds_chunked.store.record import Layout, read_record
+from eds_chunked.store.run_log import recorded
 from eds_chunked.store.survey import Survey, TileSurvey, survey_tile
 
 Array = np.ndarray[Any, Any]
@@ -88,6 +89,7 @@ class Verification:
         return not (self.damaged_tiles or self.other_damage)
 
 
+@recorded("verify")
 def verify(store: Location, *, memory: str | int | None = None) -> Verification:
     """Compare every tile of a map with what was written and surveyed, and read all other arrays; computes, streamed.
 
