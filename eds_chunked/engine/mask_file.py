@@ -40,7 +40,10 @@ def read_pixel_mask(path: Path, shape: tuple[int, int]) -> Array:
     try:
         # Mapped: a header that claims more values than there are is refused, and nothing is read before sizes are.
         values = np.load(path, mmap_mode="r", allow_pickle=False) if path.suffix == ".npy" else _image(path, shape)
-    except (OSError, ValueError, SyntaxError) as error:  # what NumPy and the readers of images raise
+    except ParameterError:
+        raise  # of another size
+    # What NumPy and the readers of images raise.
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise _error(path, f"a file that cannot be read ({error})") from error
     if values.dtype.kind not in "buif":
         raise _error(path, f"values of {values.dtype}")
@@ -54,13 +57,13 @@ def read_pixel_mask(path: Path, shape: tuple[int, int]) -> Array:
 
 
 def _image(path: Path, shape: tuple[int, int]) -> Array:
-    with suppress(UnidentifiedImageError), Image.open(path) as picture:
-        # By the header: an image that is not of the size of the map may inflate to any size.
-        if picture.size != shape[::-1]:
-            raise _of_another_size(path, picture.size[::-1], shape)
     with warnings.catch_warnings():
         # Every reader of images is tried on a file that is none, old ones too.
         warnings.simplefilter("ignore")
+        with suppress(UnidentifiedImageError), Image.open(path) as picture:
+            # By the header: an image that is not of the size of the map may inflate to any size.
+            if picture.size != shape[::-1]:
+                raise _of_another_size(path, picture.size[::-1], shape)
         return np.asarray(imread(path))
 
 
