@@ -3,7 +3,8 @@
 Usage: python -m tests.soak FOLDER ROUNDS [PICTURES]
 
 Prints a line of JSON a round: resident bytes, open files, threads, objects that Python keeps track of, scratch files
-and processor time, each as it is after the round. PICTURES limits the pictures of the report, which take most of the time.
+and processor time, each as it is after the round. PICTURES limits the pictures of the report, which take most of the
+time.
 """
 
 import gc
