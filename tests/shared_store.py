@@ -2,8 +2,8 @@
 
 Usage: python -m tests.shared_store FOLDER READERS RUNS
 
-Prints a line of JSON a reader: how often it looked, which revisions of the PCA it met, and what was wrong. Processes are
-forked, so that the libraries are imported once.
+Prints a line of JSON a reader: how often it looked, which revisions of the PCA it met, and what was wrong. Processes
+are forked, so that the libraries are imported once.
 """
 
 import json

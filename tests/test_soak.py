@@ -1,4 +1,4 @@
-"""Long runs keep nothing, and readers of a store never meet a result that is torn or gone. Figures: docs/robustness.md."""
+"""Long runs keep nothing, and readers of a store never meet a result that is torn or gone (docs/robustness.md)."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def lines(module: str, *words: object, timeout: float) -> list[dict[str, list[in
 @pytest.mark.parametrize(
     ("rounds", "pictures", "bytes_a_round"),
     [
-        # The median of all slopes between two rounds: the heap grows in steps of some MB, which are no trend. A report that
-        # is kept is 5 MB, an array of the map a quarter of one.
+        # The median of all slopes between two rounds: the heap grows in steps of some MB, which are no trend. A
+        # report that is kept is 5 MB.
         pytest.param(6, [1], 1e6, id="short"),
         pytest.param(50, [], 2e5, id="long", marks=pytest.mark.long),
     ],
