@@ -34,7 +34,7 @@ def lines(module: str, *words: object, timeout: float) -> list[dict[str, list[in
         # The median of all slopes between two rounds: the heap grows in steps of some MB, which are no trend. A
         # report that is kept is 5 MB.
         pytest.param(6, [1], 1e6, id="short"),
-        pytest.param(50, [], 2e5, id="long", marks=pytest.mark.long),
+        pytest.param(50, [], 5e5, id="long", marks=pytest.mark.long),
     ],
 )
 def test_the_workflow_again_and_again_keeps_nothing(
