@@ -330,13 +330,13 @@ def pixel_size(ds: xr.Dataset) -> tuple[float, float, str]:
     return abs(sizes[0]), abs(sizes[1]), unit
 
 
-_UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but the end of a line, marks that turn the direction of writing, and halves of characters."""
 
 
 def printable(value: str) -> str:
     """Return text in which nothing moves the cursor, colours, rings or turns the direction of a terminal."""
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value)
 
 
 _BEGINS_A_FORMULA = ("=", "+", "-", "@")

@@ -94,11 +94,7 @@ class Output:
 def _as_json(result: Mapping[str, Any]) -> str:
     """Return one line of JSON. What a terminal would obey, which can only be within texts, is escaped."""
     line = json.dumps(plain(result), ensure_ascii=False, allow_nan=False)
-    return (
-        "".join(letter if letter == schema.printable(letter) else f"\\u{ord(letter):04x}" for letter in line)
-        if line != schema.printable(line)
-        else line
-    )
+    return schema.UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 def _printable(piece: Piece) -> Piece:
