@@ -28,12 +28,13 @@ def lines(module: str, *words: object, timeout: float) -> list[dict[str, list[in
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("rounds", "pictures", "bytes_a_round"),
     [
         # The median of all slopes between two rounds: the heap grows in steps of some MB, which are no trend. A
         # report that is kept is 5 MB.
-        pytest.param(6, [1], 1e6, id="short"),
+        pytest.param(5, [1], 1e6, id="short"),
         pytest.param(50, [], 5e5, id="long", marks=pytest.mark.long),
     ],
 )
@@ -50,9 +51,10 @@ def test_the_workflow_again_and_again_keeps_nothing(
         assert after[name][-1] <= after[name][0], (name, after[name])
 
 
+@pytest.mark.timeout(600)
 def test_eight_readers_of_a_store_in_which_a_result_is_made_again(tmp_path: Path) -> None:
     runs = 3
-    readers = lines("tests.shared_store", tmp_path, 8, runs, timeout=280)
+    readers = lines("tests.shared_store", tmp_path, 8, runs, timeout=560)
     assert len(readers) == 8
     for reader in readers:
         assert reader["wrong"] == []
