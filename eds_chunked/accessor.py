@@ -140,7 +140,11 @@ def _described(variable: xr.DataArray) -> str:
     said = f"({', '.join(map(str, variable.dims))}) {sizes} {variable.dtype}, {format_size(variable.nbytes)}"
     chunks = variable.chunks
     if chunks is None:
-        return said
+        rows = variable.encoding.get("preferred_chunks", {}).get(schema.Y)
+        if rows is None:
+            return said
+        n_bytes = rows * variable.nbytes // max(1, variable.sizes[schema.Y])
+        return f"{said}; of a file, with chunks={{}} read by {rows} rows ({format_size(n_bytes)})"
     largest = [max(sizes) for sizes in chunks]
     n_bytes = math.prod(largest) * variable.dtype.itemsize
     shape, n = " x ".join(map(str, largest)), math.prod(map(len, chunks))

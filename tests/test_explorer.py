@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +14,9 @@ from matplotlib.figure import Figure
 
 import eds_chunked as edc
 from eds_chunked.errors import ChunkLayoutError, ParameterError
+from eds_chunked.memory import format_size
 from eds_chunked.store.source import CountsSource
+from tests.ripple_files import random_counts, write_ripple
 
 SHAPE = (131, 89, 61)
 
@@ -160,6 +163,14 @@ def test_the_repr_says_what_is_stored_and_how(store: str) -> None:
     assert "<b>" not in html
     assert "store" not in repr(ds.drop_encoding().eds)
     assert "loadings" in repr(edc.load(store, "nmf").eds)
+
+
+def test_the_repr_of_a_file_says_how_it_is_read(tmp_path: Path) -> None:
+    path = write_ripple(tmp_path / "map.rpl", random_counts((7, 11, 31)))
+    with xr.open_dataset(path, engine="eds_chunked") as ds:
+        size = format_size(ds.counts.nbytes)
+        assert f"{size}; of a file, with chunks={{}} read by 7 rows ({size})" in repr(ds.eds)
+        assert "results" not in repr(ds.eds)
 
 
 def test_plots_are_those_of_the_figures(store: str) -> None:
