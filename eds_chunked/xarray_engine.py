@@ -25,7 +25,8 @@ Array = np.ndarray[Any, Any]
 
 _GUESSED = (".bcf", ".rpl", ".spd", ".hspy", ".zspy", ".pts", ".dm3", ".dm4", ".emd")
 _CHUNK_BYTES = 2**25
-_BAND_ROWS = 16
+_BAND_ROWS = 4
+"""Few, since a band is there beside the counts that were asked for."""
 
 
 class EdsChunkedBackend(BackendEntrypoint):
