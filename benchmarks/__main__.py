@@ -1,4 +1,4 @@
-"""Run a benchmark by name: ``python -m benchmarks growth --counts 20``."""
+"""Run a benchmark by name: ``python -m benchmarks compare --data FOLDER``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import sys
 NAMES = (
     "advice",
     "codec",
+    "compare",
     "conversion",
-    "decomposition",
     "fuzz_bcf",
     "grains",
-    "growth",
     "masks",
     "nmf_accuracy",
     "nmf_order",

@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 
 import eds_chunked as edc
-from benchmarks.codec import machine
+from benchmarks.machine import machine
 from eds_chunked import schema
 from eds_chunked.kernels.sparse import to_dense
 

@@ -17,13 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import operator
-import os
-import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import repeat
 from pathlib import Path
@@ -31,13 +28,13 @@ from queue import SimpleQueue
 from time import perf_counter
 from typing import Any
 
-import numcodecs.blosc
 import numpy as np
 import xarray as xr
 import zarr
 from zarr.core.buffer import default_buffer_prototype
 
 import eds_chunked as edc
+from benchmarks.machine import THREADS, machine, two_processors
 from eds_chunked import memory, schema
 from eds_chunked.engine.blocks import Block, Lane, blocks_of
 from eds_chunked.engine.lanes import run_pass
@@ -46,7 +43,6 @@ from eds_chunked.store.backend import zarr_store
 from eds_chunked.store.description import describe_map
 from eds_chunked.store.journal import ConversionPlan
 from eds_chunked.store.layout import tile_shape
-from eds_chunked.store.provenance import versions
 from eds_chunked.store.survey import Survey, survey_tile
 from eds_chunked.store.tile_codecs import TILE_CODECS
 from eds_chunked.store.writer import MapWriter
@@ -57,7 +53,6 @@ CODECS = ("counts", "zstd", "lz4")
 REFERENCE = "zstd"
 """What the others are compared with."""
 N_PHASES = 4
-THREADS = 2
 
 Shape = tuple[int, int, int]
 Seconds = dict[str, list[float]]
@@ -288,21 +283,6 @@ def measure(shape: Shape, dose: float, *, codecs: Sequence[str], passes: int, wr
     return list(found.values())
 
 
-@contextmanager
-def two_processors() -> Iterator[None]:
-    """Hold this thread and those that it starts to two processors, and Zarr's pool to two threads."""
-    numcodecs.blosc.use_threads = False
-    before = os.sched_getaffinity(0) if sys.platform == "linux" else set()
-    if before:
-        os.sched_setaffinity(0, sorted(before)[:THREADS])
-    try:
-        with zarr.config.set({"threading.max_workers": THREADS, "async.concurrency": THREADS}):
-            yield
-    finally:
-        if before:
-            os.sched_setaffinity(0, before)
-
-
 # ------------------------------------------------------------------------------------------------ telling
 GOALS: dict[str, tuple[str, Callable[[Figures, Figures], float], Callable[[float], bool]]] = {
     "size": ("<= 1 of zstd", lambda our, ref: our.bytes / ref.bytes, lambda ratio: ratio <= 1),
@@ -352,27 +332,6 @@ def _goal_rows(found: Sequence[Figures]) -> Iterator[str]:
         ratios = [ratio(our, refs[dose]) for dose, our in ours.items()]
         told = " | ".join(f"{one:.2f}" if reached(one) else f"**{one:.2f}**" for one in ratios)
         yield f"| {name} {goal} | {told} |"
-
-
-def machine() -> dict[str, Any]:
-    """Return what ran it."""
-    return {
-        "processor": _processor(),
-        "processors used": memory.n_cpus(),
-        "free memory bytes": memory.available(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": versions() | {"numcodecs": numcodecs.__version__},
-    }
-
-
-def _processor() -> str:
-    cpus = Path("/proc/cpuinfo")
-    if cpus.exists():
-        for line in cpus.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 # ------------------------------------------------------------------------------------------------ command

@@ -48,7 +48,7 @@ PARTS = ("speed", "area", "giant", "shares")
 LARGEST_ABOVE_IDLE = 300 * MB
 AREA_BUDGET = "600MB"
 _TILE = 1000
-_PROPERTIES = (
+PROPERTIES = (
     "label", "num_pixels", "area", "centroid", "bbox", "equivalent_diameter_area", "axis_major_length",
     "axis_minor_length", "perimeter_crofton", "feret_diameter_max", "solidity",
 )  # fmt: skip
@@ -158,7 +158,7 @@ def _by_scikit_image(store: str, *, with_table: bool) -> int:
             grains = chain(mask)[1]
             n += int(grains.max())
             if with_table:
-                regionprops_table(grains, properties=_PROPERTIES)
+                regionprops_table(grains, properties=PROPERTIES)
     return n
 
 

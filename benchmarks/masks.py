@@ -27,7 +27,7 @@ from skimage.filters import threshold_multiotsu, threshold_otsu, threshold_trian
 from skimage.morphology import remove_small_holes, remove_small_objects
 
 import eds_chunked as edc
-from benchmarks.measure import forget_peak
+from benchmarks.machine import forget_peak
 from eds_chunked import memory, schema
 from eds_chunked.phases.threshold import MULTI_OTSU, OTSU, TRIANGLE
 

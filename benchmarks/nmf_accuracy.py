@@ -35,7 +35,7 @@ from sklearn.decomposition import non_negative_factorization
 from sklearn.exceptions import ConvergenceWarning
 
 import eds_chunked as edc
-from benchmarks.codec import machine
+from benchmarks.machine import machine
 from eds_chunked import memory, schema
 from eds_chunked.decomposition.fitting import SAMPLE, Recipe, Start, fit_factors, fit_need
 from eds_chunked.decomposition.losses import MIXTURE

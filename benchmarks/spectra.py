@@ -3,7 +3,7 @@
     python -m benchmarks spectra --data FOLDER [--size full|1/4|1/16|1/64] [--memory 1GB] [--passes 3]
 
 Run it from the project's folder, on an otherwise idle Linux machine. The rock (4 phases, 400 counts a pixel) is that of
-``decomposition``: made once in the folder, used again, and nothing is written into its store. Every number comes from a
+``compare``: made once in the folder, used again, and nothing is written into its store. Every number comes from a
 fresh process on two processors that has taken a tiny map through the same step before; the steps take turns.
 
 ``CSR pass`` is the engine reading every tile to compressed rows, with no work; ``store pass`` is Zarr reading every
@@ -19,13 +19,12 @@ from __future__ import annotations
 import argparse
 import json
 import operator
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -33,11 +32,10 @@ import xarray as xr
 from scipy.spatial import cKDTree
 
 import eds_chunked as edc
-from benchmarks.codec import DENSE, THREADS, Reading, Truth, machine, two_processors
-from benchmarks.decomposition import SIZES, run_apart
-from benchmarks.growth import PROJECT
-from benchmarks.measure import N_PHASES, forget_peak, rock_of
-from benchmarks.tasks import PREPARE, TINY, Lap, Task
+from benchmarks.apart import Lap, run_apart, timed
+from benchmarks.codec import DENSE, Reading, Truth
+from benchmarks.machine import THREADS, machine, two_processors
+from benchmarks.rocks import N_PHASES, SIZES, STORE, TINY, Case, size_of
 from eds_chunked import memory, schema
 from eds_chunked.engine.blocks import Block, Lane, blocks_of
 from eds_chunked.engine.lanes import run_pass
@@ -70,9 +68,9 @@ def grains_of(ds: xr.Dataset, *, seed: int = 0) -> xr.Dataset:
     )
 
 
-def phases_of(ds: xr.Dataset, task: Task) -> xr.Dataset:
-    """Return the true phases of the rock, as labels and as masks."""
-    label = rock_of(task).labels(0, task.shape[0])
+def phases_of(ds: xr.Dataset, case: Case) -> xr.Dataset:
+    """Return the true phases of the rock, as labels and as masks; its one-pixel mineral counts as the last."""
+    label = np.minimum(case.label(), N_PHASES)
     numbers = np.arange(1, N_PHASES + 1)
     found = _on_the_map(ds, {schema.LABEL: label, schema.MASK: label == numbers[:, None, None]})
     return found.assign_coords({schema.PHASE: numbers})
@@ -87,29 +85,29 @@ def _on_the_map(ds: xr.Dataset, maps: dict[str, Array]) -> xr.Dataset:
 
 
 # ------------------------------------------------------------------------------------------------------ one process
-def _contestant(task: Task) -> tuple[Run, Callable[[Any], None]]:
+def _contestant(step: str, case: Case) -> tuple[Run, Callable[[Any], None]]:
     """Return a step, and what tells whether its result has all counts of the map."""
-    ds = edc.open(task.store)
+    ds = edc.open(case.path(STORE))
     n_counts = int(ds[schema.SUM_SPECTRUM].sum())
     # What is made goes to a scratch store: the rock serves other benchmarks too.
     ds.encoding.pop("source", None)
-    if task.step == CSR_PASS:
+    if step == CSR_PASS:
         blocks = blocks_of(ds)
-        how = memory.plan(memory.Need("read", 0, blocks.bytes_of_a_block), memory=task.memory, max_workers=THREADS)
+        how = memory.plan(memory.Need("read", 0, blocks.bytes_of_a_block), memory=case.memory, max_workers=THREADS)
         return lambda: run_pass(blocks, _n_values, operator.add, plan=how), lambda found: _check(found > 0)
-    if task.step == STORE_PASS:
-        reading = Reading(task.store, Truth(np.zeros(task.shape[:2], np.uint8), 0, n_counts))
+    if step == STORE_PASS:
+        reading = Reading(str(case.path(STORE)), Truth(np.zeros(case.shape[:2], np.uint8), 0, n_counts))
         return lambda: reading.seconds(DENSE), lambda found: None
-    if task.step == OF_GRAINS:
+    if step == OF_GRAINS:
         grains = grains_of(ds)
         return (
-            lambda: edc.grain_spectra(ds, grains=grains, memory=task.memory),
+            lambda: edc.grain_spectra(ds, grains=grains, memory=case.memory),
             lambda found: _check_table(found, n_counts),
         )
-    phases = phases_of(ds, task)
-    source: Any = schema.MASK if task.step == OF_MASKS else schema.LABEL
+    phases = phases_of(ds, case)
+    source: Any = schema.MASK if step == OF_MASKS else schema.LABEL
     return (
-        lambda: edc.phase_spectra(ds, phases=phases, source=source, memory=task.memory),
+        lambda: edc.phase_spectra(ds, phases=phases, source=source, memory=case.memory),
         lambda found: _check(int(found[schema.SPECTRUM].sum()) == n_counts),
     )
 
@@ -131,34 +129,26 @@ def _check_table(found: xr.Dataset, n_counts: int) -> None:
     _check(total == n_counts == int(found[schema.TOTAL_COUNTS].sum()))
 
 
-def measure(task: Task) -> Lap:
-    """Run a step on a tiny map, then once on the map of the task."""
-    tiny, check = _contestant(task.at(*TINY))
-    start = time.perf_counter()
+def measure(step: str, case: Case) -> Lap:
+    """Run a step on a tiny map, then once on the map of the case."""
+    tiny, check = _contestant(step, case.at(*TINY))
+    start = perf_counter()
     check(tiny())
-    first = time.perf_counter() - start
+    first = perf_counter() - start
     del tiny, check
-    run, check = _contestant(task)
-    memory.release()
-    forget_peak()
-    idle = memory.resident()
-    start, cpu = time.perf_counter(), time.process_time()
-    found = run()
-    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    peak = memory.peak_resident()
-    if task.step == STORE_PASS:
-        seconds = found  # It is timed without what is made before.
+    run, check = _contestant(step, case)
+    lap, found = timed(run, n_pixels=case.pixels, first_seconds=first)
     check(found)
-    return Lap(seconds, cpu, idle, peak, first, 1.0)
+    # The pass of the store is timed without what is made before it.
+    return replace(lap, seconds=found) if step == STORE_PASS else lap
 
 
-def measure_apart(task: Task) -> Lap:
-    """Measure in a fresh process."""
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.spectra", "--task", json.dumps(asdict(task))]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{task.step} failed:\n{done.stderr}")
-    return Lap(**json.loads(done.stdout.splitlines()[-1]))
+def measure_apart(step: str, case: Case) -> Lap:
+    """Measure in a fresh process; end with what it said where it fails."""
+    lap = run_apart("benchmarks.spectra", {"step": step, "case": asdict(case)})
+    if lap.ended:
+        sys.exit(f"{step} {lap.ended}")
+    return lap
 
 
 # ---------------------------------------------------------------------------------------------------------- telling
@@ -197,53 +187,46 @@ def _goal(name: str, found: float, most: float) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- command
-def _size(text: str) -> tuple[int, int]:
-    if text in SIZES:
-        return SIZES[text]
-    rows, columns = text.split("x")
-    return int(rows), int(columns)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks spectra", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="where the rocks are, or will be")
-    parser.add_argument("--size", type=_size, default=SIZES["full"], help=f"{', '.join(SIZES)}, or ROWSxCOLUMNS")
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="where the rocks are, or will be")
+    parser.add_argument("--size", type=size_of, default=SIZES["full"], help=f"{', '.join(SIZES)}, or ROWSxCOLUMNS")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     parser.add_argument("--channels", type=int, default=2048)
     parser.add_argument("--counts", type=float, default=400.0, help="mean counts a pixel")
     parser.add_argument("--memory", default="1GB")
     parser.add_argument("--passes", type=int, default=3, help="runs of every step; their median counts")
-    parser.add_argument("--task", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    if given.task:
-        one = json.loads(given.task)
-        # As the command line does; it decides what fresh memory costs.
-        memory.return_freed_memory_to_the_system()
-        print(json.dumps(asdict(measure(Task(**one | {"shape": tuple(one["shape"])})))))
-        return
-    if given.data is None:
-        parser.error("--data FOLDER is needed")
 
     given.data.mkdir(parents=True, exist_ok=True)
     shape = (*given.size, given.channels)
-    base = Task("", str(given.data.resolve() / "rock.zarr"), shape, given.counts, given.memory, 1).at(*given.size)
+    case = Case(str(given.data.resolve()), shape, given.counts, memory=given.memory)
     found: dict[str, list[Lap]] = {step: [] for step in given.steps}
     with two_processors():
-        made = run_apart(Task(PREPARE, base.store, shape, given.counts, given.memory, 1))
+        made = run_apart("benchmarks.measure", {"make": [STORE], "case": asdict(case)})
         if made.ended:
             sys.exit(f"the rock could not be made: {made.ended}")
         for _ in range(given.passes):
             for step in given.steps:
-                lap = measure_apart(Task(step, base.store, shape, given.counts, given.memory, 1))
+                lap = measure_apart(step, case)
                 found[step].append(lap)
                 print(f"{step:<12} {lap.seconds:7.2f} s {lap.peak_bytes / MB:5.0f} MB", file=sys.stderr, flush=True)
         about = machine()
-    n_grains = len(grains_of(edc.open(base.store))[schema.GRAIN_ID]) if OF_GRAINS in found else 0
+    n_grains = len(grains_of(edc.open(case.path(STORE)))[schema.GRAIN_ID]) if OF_GRAINS in found else 0
     print(f"{' x '.join(map(str, shape))}, {given.counts:g} counts a pixel, memory {given.memory}; ", end="")
     print(f"median of {given.passes}; {about['processor']}, {about['processors used']} processors used.\n")
     print(tables(found, budget=memory.parse_size(given.memory), n_grains=n_grains))
 
 
+def _measure_here() -> None:
+    task = json.loads(sys.argv[1])
+    # As the command line does; it decides what fresh memory costs.
+    memory.return_freed_memory_to_the_system()
+    case = Case(**task["case"] | {"shape": tuple(task["case"]["shape"])})
+    print(json.dumps(asdict(measure(task["step"], case))))
+
+
 if __name__ == "__main__":
-    main()
+    # A process that measures is given one argument, a task.
+    _measure_here() if sys.argv[-1].startswith("{") else main()

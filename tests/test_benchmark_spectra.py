@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 
 import eds_chunked as edc
-from benchmarks import measure_decomposition, spectra
-from benchmarks.tasks import PREPARE, Lap
+from benchmarks import measure, spectra
+from benchmarks.apart import Lap
 from eds_chunked import schema
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 
 
-def in_process(task):
-    """Measure here and not in a process of its own, which would import everything once a step."""
-    assert task.step == PREPARE
-    measure_decomposition.prepare(task)
-    return Lap()
+def in_process(module, task):
+    """Make the rock here and not in a process of its own, which would import everything."""
+    assert module == "benchmarks.measure"
+    return measure.do(task)
 
 
 def test_every_step_is_measured_and_nothing_is_written_into_the_rock(tmp_path, monkeypatch, capsys):
