@@ -13,6 +13,7 @@ NAMES = (
     "fuzz_bcf",
     "grains",
     "masks",
+    "memory",
     "nmf_accuracy",
     "nmf_order",
     "shapes",

@@ -9,6 +9,10 @@ from .decomposition.nonnegative import nmf as nmf
 from .decomposition.principal import pca as pca
 from .decomposition.residuals import residual as residual
 from .decomposition.stability import component_stability as component_stability
+from .dry_run import DryRun as DryRun
+from .dry_run import PlannedStep as PlannedStep
+from .dry_run import Reading as Reading
+from .dry_run import plan as plan
 from .engine.binning import rebin as rebin
 from .engine.exclusion import exclude as exclude
 from .explorer import explore as explore

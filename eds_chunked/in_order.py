@@ -5,16 +5,35 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from threadpoolctl import threadpool_limits
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Keep BLAS, in the whole process, and OpenMP, in this thread alone, from starting threads of their own.
+
+    With as many in each thread that works on a block they would be processors squared, and digits would depend on the
+    machine. What a thread says of OpenMP holds for no other, so each says it: :func:`one_openmp_thread`.
+    """
+    with threadpool_limits(1):
+        yield
+
+
+def one_openmp_thread() -> Any:
+    """Keep OpenMP from starting threads in the calling thread; as a context, until its end."""
+    return threadpool_limits(1, user_api="openmp")
+
+
 def in_order(work: Callable[[Item], Answer], items: Iterable[Item], *, workers: int) -> Iterator[Answer]:
     """Yield what ``work`` says of each item; no more are begun than there are workers and one, however many follow."""
     pending: deque[Future[Answer]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
+    with one_thread_each(), ThreadPoolExecutor(workers, initializer=one_openmp_thread) as pool:
         try:
             for item in items:
                 pending.append(pool.submit(work, item))

@@ -12,11 +12,12 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -69,31 +70,49 @@ def container_free(membership: Path = Path("/proc/self/cgroup"), mount: Path = P
     for entry in entries:
         _, controllers, path = entry.split(":", 2)
         if controllers == "":
-            root, limit_name, used_name, cache_name = mount, "memory.max", "memory.current", "inactive_file"
+            root, names = mount, _CGROUP_2
         elif "memory" in controllers.split(","):
-            root, limit_name, used_name, cache_name = (
-                mount / "memory",
-                "memory.limit_in_bytes",
-                "memory.usage_in_bytes",
-                "total_inactive_file",
-            )
+            root, names = mount / "memory", _CGROUP_1
         else:
             continue
+        # In a container the path may be that outside of it, which is not there: then its root is the container's own.
         folder = root / path.lstrip("/")
-        while True:
-            try:
-                limit = (folder / limit_name).read_text().strip()
-                if limit != "max":
-                    # Files that were read count as used, but give way to whoever needs the memory.
-                    cache = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                    used = int((folder / used_name).read_text()) - int(cache.get(cache_name, 0))
-                    free.append(int(limit) - used)
-            except (OSError, ValueError):
-                pass  # A level without the files has no limit of its own.
-            if folder == root or root not in folder.parents:
+        for level in (folder, *folder.parents):
+            left = _left_at(level, *names)
+            if left is not None:
+                free.append(left)
+            if level == root:
                 break
-            folder = folder.parent
     return max(0, min(free)) if free else None
+
+
+_Names = tuple[tuple[str, ...], str, str]
+_CGROUP_2: _Names = (("memory.max", "memory.high"), "memory.current", "inactive_file")
+_CGROUP_1: _Names = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
+
+
+def _left_at(level: Path, limit_names: Sequence[str], used_name: str, cache_name: str) -> int | None:
+    """Return what one level of a hierarchy leaves; None if it has no limit."""
+    limits = [_number_in(level / name) for name in limit_names]
+    used = _number_in(level / used_name)
+    known = [limit for limit in limits if limit is not None]
+    if not known or used is None:
+        return None
+    try:
+        statistics = dict(line.split(maxsplit=1) for line in (level / "memory.stat").read_text().splitlines())
+        # Files that were read count as used, but give way to whoever needs the memory.
+        used -= int(statistics.get(cache_name, 0))
+    except (OSError, ValueError):
+        pass
+    return min(known) - used
+
+
+def _number_in(file: Path) -> int | None:
+    """Return the number in a file; None where there is no file, or it says ``max``."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def installed() -> int:
@@ -144,14 +163,40 @@ class Need:
     per_worker: int
 
 
+class Stored(NamedTuple):
+    """How much there is of something where it is stored: in pieces (tiles, chunks, files), and bytes of all of them."""
+
+    pieces: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Something that a step reads, so many times over; ``most`` where only the counts tell how often.
+
+    ``stored`` finds out how much that is, which takes a moment: nobody asks but a dry run.
+    """
+
+    what: str
+    stored: Callable[[], Stored]
+    passes: int = 1
+    most: int | None = None
+
+
 @dataclass(frozen=True)
 class Plan:
-    """How a step will run within its budget."""
+    """How a step will run within its budget, what it will read, and the most bytes that it writes.
+
+    ``goes_on`` tells that the step makes another plan after this one.
+    """
 
     need: Need
     limit: int
     idle: int
     workers: int
+    reads: tuple[Reads, ...] = ()
+    writes: int = 0
+    goes_on: bool = False
 
     @property
     def peak(self) -> int:
@@ -162,6 +207,10 @@ class Plan:
     def spare(self) -> int:
         """Bytes of the budget that stay unused at the projected peak."""
         return self.limit - self.peak
+
+
+listener: ContextVar[Callable[[Plan], None] | None] = ContextVar("listener", default=None)
+"""Is told of every plan when it is made, before anything is read or written; a dry run goes no further."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +235,15 @@ class Budget:
         room = self.room - need.fixed
         return min(most or self.threads, room // max(1, need.per_worker)) if room >= need.per_worker else 0
 
-    def plan(self, need: Need, *, max_workers: int | None = None) -> Plan:
+    def plan(
+        self,
+        need: Need,
+        *,
+        max_workers: int | None = None,
+        reads: Sequence[Reads] = (),
+        writes: int = 0,
+        goes_on: bool = False,
+    ) -> Plan:
         """Decide how many workers fit; raise MemoryBudgetError if not even one does."""
         workers = self.workers(need, most=max_workers)
         if workers < 1:
@@ -199,7 +256,10 @@ class Budget:
                 f"{need.fixed // MB} MB once, {need.per_worker // MB} MB for a block)",
                 fix=f"--memory {smallest // MB}MB",
             )
-        chosen = Plan(need, self.limit, self.idle, workers)
+        chosen = Plan(need, self.limit, self.idle, workers, tuple(reads), writes, goes_on)
+        heard = listener.get()
+        if heard is not None:
+            heard(chosen)
         _log.info(
             "%s: %d at once, projected peak %s of %s",
             *(need.what, workers, format_size(chosen.peak), format_size(self.limit)),
@@ -217,9 +277,16 @@ def budget(memory: str | int | None = None) -> Budget:
     return Budget(resolve_limit(memory), resident() + RESERVE, n_cpus())
 
 
-def plan(need: Need, *, memory: str | int | None = None, max_workers: int | None = None) -> Plan:
+def plan(
+    need: Need,
+    *,
+    memory: str | int | None = None,
+    max_workers: int | None = None,
+    reads: Sequence[Reads] = (),
+    writes: int = 0,
+) -> Plan:
     """Decide how many workers fit the budget of this process; raise MemoryBudgetError if not even one does."""
-    return budget(memory).plan(need, max_workers=max_workers)
+    return budget(memory).plan(need, max_workers=max_workers, reads=reads, writes=writes)
 
 
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1

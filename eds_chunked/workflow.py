@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import dask
+import dask.array as da
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -27,13 +28,14 @@ from eds_chunked.decomposition.advice import (
     advise_components,
     check_critical_variance,
 )
-from eds_chunked.decomposition.exact import exact_need
 from eds_chunked.decomposition.low_rank import reconstruct
 from eds_chunked.decomposition.nonnegative import nmf
 from eds_chunked.decomposition.principal import pca
 from eds_chunked.decomposition.residuals import residual
+from eds_chunked.decomposition.result import template
+from eds_chunked.dry_run import is_dry, noted_plans, tell
 from eds_chunked.engine.binning import rebin
-from eds_chunked.engine.blocks import Blocks
+from eds_chunked.engine.blocks import blocks_of
 from eds_chunked.engine.exclusion import exclude
 from eds_chunked.engine.mask_file import read_pixel_mask
 from eds_chunked.engine.planning import plan
@@ -44,6 +46,7 @@ from eds_chunked.grains.statistics import compare_phases
 from eds_chunked.interchange.decompositions import Results
 from eds_chunked.interchange.learning_results import read_learning_results, write_learning_results
 from eds_chunked.interchange.spectrum_files import SPECTRUM_SUFFIXES, write_spectra
+from eds_chunked.memory import Plan
 from eds_chunked.phases.cleaning import min_size_in_pixels
 from eds_chunked.phases.clustering import cluster
 from eds_chunked.phases.elements import identify_elements
@@ -66,12 +69,13 @@ from eds_chunked.store.backend import (
 )
 from eds_chunked.store.calibration import calibrate
 from eds_chunked.store.conversion import convert
+from eds_chunked.store.description import describe_header
 from eds_chunked.store.export import export
 from eds_chunked.store.layout import ROOT_DOCUMENT, tile_shape
-from eds_chunked.store.opening import open_map
-from eds_chunked.store.results import load, load_fresh, newest, revisions, save
+from eds_chunked.store.opening import lazy_counts, open_map
+from eds_chunked.store.results import load, load_fresh, newest, reads_of, revisions, save
 from eds_chunked.store.run_log import recorded
-from eds_chunked.store.source import CountsSource
+from eds_chunked.store.source import CountsToCome
 
 Window = tuple[float, float]
 
@@ -316,10 +320,16 @@ def write_model(
     text = location_text(target)
     if list_dir(target, "") or os.path.isfile(text):
         raise StoreExistsError(f"model {text}", found="something there", expected="a new place", fix="choose another")
-    lazy = reconstruct(load_fresh(store, parent), components=components).to_dataset()
+    result = load_fresh(store, parent)
+    lazy = reconstruct(result, components=components).to_dataset()
     tile = 4 * math.prod(lazy[schema.MODEL].data.chunksize)
-    how = plan(budget.Need("model", 0, 4 * tile), memory=memory)
     _check_room(text, lazy[schema.MODEL].nbytes)
+    how = plan(
+        budget.Need("model", 0, 4 * tile),
+        memory=memory,
+        reads=[reads_of(result, schema.LOADINGS)],
+        writes=lazy.nbytes,
+    )
     held = HeldBackStore(zarr_store(target), ROOT_DOCUMENT)
     try:
         with dask.config.set(scheduler="threads", num_workers=how.workers):
@@ -513,10 +523,22 @@ def run(
     if isinstance(reader, str | os.PathLike):
         reader = open_source(Path(reader), pick=pick, memory=memory)
     moves_axis = calibration is not None and not calibration.keys().isdisjoint(_MOVES_THE_AXIS)
-    _check_early(reader.header, n_phases=n_phases, energy=None if moves_axis else energy, memory=memory)
+    _check_early(reader.header, n_phases=n_phases, energy=None if moves_axis else energy)
     if min_size is not None:
         known = reader.header.pixel_size or (calibration or {}).get("pixel_size")
         min_size_in_pixels(min_size, pixel_size=(1, 1, schema.MICROMETRE if known else schema.UNCALIBRATED))
+    coming = _plans_to_come(
+        reader.header, energy=energy, whole=moves_axis, n_components=n_components, n_phases=n_phases
+    )
+    _check_memory(coming, memory)
+    if is_dry():
+        with noted_plans(stop=True) as made:
+            convert(reader, store, memory=memory, overwrite=overwrite)
+        for one in made:
+            tell(one, goes_on=True)
+        for one in coming:
+            need = replace(one.need, fixed=one.need.fixed + _GROWTH)
+            plan(need, memory=memory, reads=one.reads, writes=one.writes, goes_on=one is not coming[-1])
     clock = _Clock()
     budget.return_freed_memory_to_the_system()
     ds = convert(reader, store, memory=memory, overwrite=overwrite)
@@ -572,8 +594,8 @@ _GROWTH = 110 * budget.MB
 """What a conversion leaves behind in the process: code that was compiled, buffers that stay."""
 
 
-def _check_early(header: MapHeader, *, n_phases: int | None, energy: Window | None, memory: str | int | None) -> None:
-    """Refuse before the conversion what would be refused after it, or would not fit after it."""
+def _check_early(header: MapHeader, *, n_phases: int | None, energy: Window | None) -> None:
+    """Refuse before the conversion what would be refused after it."""
     height, width, n_channels = header.shape
     most = min(height * width, n_channels)
     if n_phases is not None and not 1 <= n_phases <= most:
@@ -581,12 +603,61 @@ def _check_early(header: MapHeader, *, n_phases: int | None, energy: Window | No
     first, step = header.energy_offset, header.energy_scale
     if energy is not None:
         _check_window(energy, first, first + step * (n_channels - 1), schema.KEV)
-    tile = tile_shape(n_channels)
+
+
+def _check_memory(coming: list[Plan], memory: str | int | None) -> None:
+    """Refuse a run of which a step will not fit, naming a budget that is enough for all."""
+    largest = max(one.need.fixed + one.need.per_worker for one in coming)
+    with noted_plans():  # The plan of no step: it is not told of.
+        plan(budget.Need("run", largest + _GROWTH, 0), memory=memory)
+
+
+_PHASES_TO_PLAN_FOR = 8
+"""Phases that a plan is made for before the PCA says how many there are."""
+
+
+def _plans_to_come(
+    header: MapHeader, *, energy: Window | None, whole: bool, n_components: int, n_phases: int | None
+) -> list[Plan]:
+    """Plan the steps after the conversion as if memory had no bound, on a map and results that are not there yet.
+
+    With ``whole`` all channels are taken, where the energies may still change.
+    """
+    ds = _map_to_come(header)
+    window = ds if whole else analysis_window(ds, energy)
+    height, width, most = *header.shape[:2], min(window.sizes[schema.ENERGY], math.prod(header.shape[:2]))
+    k = min(n_phases or _PHASES_TO_PLAN_FOR, most)
+    components = template(window, blocks_of(window), k)
+    components[schema.FACTORS] = components[schema.FACTORS] + 1.0
+    labels = xr.Variable((schema.Y, schema.X), da.zeros((height, width), dtype=np.uint8, chunks=1024))
+    phases = xr.Dataset({schema.LABEL: labels}, coords={**ds.coords, schema.PHASE: range(1, k + 1)})
+    phases = phases.drop_vars(schema.ENERGY)
+    steps: list[Callable[[], object]] = [
+        lambda: pca(window, n_components=min(n_components, most), memory=_UNBOUNDED),
+        lambda: nmf(window, n_components=k, memory=_UNBOUNDED),
+        lambda: segment_phases(components, memory=_UNBOUNDED),
+        lambda: phase_spectra(ds, phases=phases, memory=_UNBOUNDED),
+        lambda: separate_grains(phases, memory=_UNBOUNDED),
+        lambda: plan(results_need(height * width), memory=_UNBOUNDED),
+    ]
+    plans = []
+    for step in steps:
+        with noted_plans(stop=True) as made:
+            step()
+        plans += made
+    return plans
+
+
+_UNBOUNDED = 10**18
+
+
+def _map_to_come(header: MapHeader) -> xr.Dataset:
+    """Return a map as a conversion will make it, with counts that are not there yet."""
+    ds = describe_header(header, what="plan")
+    # The dtype that its largest count will need is not known; more than two bytes are rare.
     dtype = np.dtype(np.uint8 if header.dtype.itemsize == 1 else np.uint16)
-    whole = Blocks(CountsSource("", "", "", "", header.shape, tile, dtype), (0, 0, 0), header.shape)
-    pca_need, figures_need = exact_need(whole), results_need(height * width)
-    largest = max(pca_need.fixed + pca_need.per_worker, figures_need.fixed)
-    plan(budget.Need("run", largest + _GROWTH, 0), memory=memory)
+    ds[schema.COUNTS] = lazy_counts(CountsToCome.of(header.shape, tile_shape(header.shape[2]), dtype))
+    return ds
 
 
 class _Clock:

@@ -11,7 +11,7 @@ PACKAGE = Path(eds_chunked.__file__).parent
 
 # From the ground up. A module may import from its own floor and from those below.
 FLOORS = [
-    {"errors", "schema", "memory", "progress", "in_order", "xray_table", "dask_cluster"},
+    {"errors", "schema", "memory", "dry_run", "progress", "in_order", "xray_table", "dask_cluster"},
     {"kernels", "figures"},
     {"readers", "synthetic"},
     {"store"},
@@ -64,7 +64,9 @@ def test_kernels_know_plain_arrays_only(path: Path) -> None:
     assert {name.split(".")[0] for name in imports(path)}.isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("name", ["errors", "schema", "memory", "progress", "in_order", "xray_table", "dask_cluster"])
+@pytest.mark.parametrize(
+    "name", ["errors", "schema", "memory", "dry_run", "progress", "in_order", "xray_table", "dask_cluster"]
+)
 def test_words_import_nothing_heavy(name: str) -> None:
     found = {module.split(".")[0] for module in imports(PACKAGE / f"{name}.py", everywhere=False)}
     assert found.isdisjoint(HEAVY | {"numba"})

@@ -110,6 +110,48 @@ def test_the_tightest_limit_of_cgroup_1_counts(tmp_path):
     assert memory.container_free(member, tmp_path) == 500
 
 
+def test_inside_a_container_its_own_limit_is_at_the_root(tmp_path):
+    # A namespace of its own: the process is at "/", and what is mounted there is the container's level.
+    member = tmp_path / "cgroup"
+    member.write_text("0::/\n")
+    level(tmp_path, V2, limit=700, used=300, cache="anon 300\ninactive_file 100")
+    assert memory.container_free(member, tmp_path) == 500
+
+
+@pytest.mark.parametrize("path", ["/docker/0123abc", "/../../outside", "/kubepods.slice/pod:1/cri:2"])
+def test_inside_a_container_the_path_may_be_that_of_the_host(tmp_path, path):
+    member = tmp_path / "cgroup"
+    member.write_text(f"12:memory:{path}\n1:name=systemd:{path}\n0::{path}\n")
+    level(tmp_path / "memory", V1, limit=700, used=300, cache="total_inactive_file 100")
+    assert memory.container_free(member, tmp_path) == 500
+
+
+def test_of_a_hybrid_hierarchy_the_level_with_memory_counts(tmp_path):
+    member = tmp_path / "cgroup"
+    member.write_text("9:memory:/user/a\n8:cpuset:/\n0::/user.slice/session\n")
+    level(tmp_path / "memory/user", V1, limit=1000, used=200, cache="total_inactive_file 0")
+    level(tmp_path / "memory/user/a", V1, limit=2**63 - 4096, used=100, cache="total_inactive_file 0")
+    (tmp_path / "unified/user.slice/session").mkdir(parents=True)
+    assert memory.container_free(member, tmp_path) == 800
+
+
+def test_a_level_may_slow_down_before_it_kills(tmp_path):
+    member = tmp_path / "cgroup"
+    member.write_text("0::/box\n")
+    level(tmp_path / "box", V2, limit="max", used=200, cache="inactive_file 0")
+    assert memory.container_free(member, tmp_path) is None
+    (tmp_path / "box/memory.high").write_text("600\n")
+    assert memory.container_free(member, tmp_path) == 400
+
+
+def test_a_limit_counts_where_nothing_tells_what_is_cache(tmp_path):
+    member = tmp_path / "cgroup"
+    member.write_text("0::/box\n")
+    level(tmp_path / "box", V2, limit=1000, used=300, cache="inactive_file 0")
+    (tmp_path / "box/memory.stat").unlink()
+    assert memory.container_free(member, tmp_path) == 700
+
+
 def test_files_that_the_system_keeps_in_memory_are_free(tmp_path):
     member = tmp_path / "cgroup"
     member.write_text("0::/box\n")

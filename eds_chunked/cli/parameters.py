@@ -13,7 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from eds_chunked import schema
-from eds_chunked.cli.output import Output
+from eds_chunked.cli.output import Facts, Output
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Verb = Callable[..., Any]
@@ -118,7 +118,10 @@ def options(*decorators: Callable[[Verb], Verb]) -> Callable[[Verb], Verb]:
 
 
 def speaking(verb: Verb) -> Verb:
-    """Give a verb ``--json``, ``--quiet`` and ``--log-level``, and as its first argument what it prints through."""
+    """Give a verb ``--json``, ``--quiet`` and ``--log-level``, and as its first argument what it prints through.
+
+    One that has ``--dry-run`` (see :data:`memory`) is called to tell its plan only.
+    """
 
     @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
     @click.option("-q", "--quiet", is_flag=True, help="No progress, no warnings, and of the result only where it is.")
@@ -130,11 +133,26 @@ def speaking(verb: Verb) -> Verb:
         help="What stderr tells: debug, info, warning or error.",
     )
     @functools.wraps(verb)
-    def speak(*args: Any, as_json: bool, quiet: bool, log_level: str, **given: Any) -> Any:
+    def speak(*args: Any, as_json: bool, quiet: bool, log_level: str, dry_run: bool = False, **given: Any) -> Any:
         with warnings.catch_warnings(), _log_to_stderr("error" if quiet else log_level):
-            return verb(Output(as_json=as_json, quiet=quiet), *args, **given)
+            output = Output(as_json=as_json, quiet=quiet)
+            if not dry_run:
+                return verb(output, *args, **given)
+            return _tell_plan(output, lambda: verb(output, *args, **given))
 
     return speak
+
+
+def _tell_plan(output: Output, call: Callable[[], Any]) -> Any:
+    """Print what a verb would do, up to the plan that it makes before it begins."""
+    from eds_chunked.dry_run import dry_run_of, noted_plans
+
+    with noted_plans(stop=True) as made:
+        return call()  # There was nothing to do.
+    planned = dry_run_of(made)
+    pieces = [Facts(step.facts(), heading=step.what) for step in planned.steps]
+    output.show(planned.to_dict(), *pieces, brief=planned.peak_bytes)
+    return None
 
 
 class _StderrHandler(logging.Handler):
@@ -166,12 +184,19 @@ def files(context: click.Context, parameter: click.Parameter, incomplete: str) -
     return [CompletionItem(incomplete, type="file")]
 
 
-memory = click.option(
-    "--memory",
-    metavar="SIZE",
-    help="Bound on the memory of the whole process, such as 2GB.",
-    show_default="half of what is free, at most 4GB",
+_MEMORY = (
+    click.option(
+        "--memory",
+        metavar="SIZE",
+        help="Bound on the memory of the whole process, such as 2GB.",
+        show_default="half of what is free, at most 4GB",
+    ),
+    click.option(
+        "--dry-run", is_flag=True, help="Print what it would read and write, and its peak memory; write nothing."
+    ),
 )
+memory = options(*_MEMORY)
+"""Whoever has a budget has a plan, which ``--dry-run`` prints."""
 
 
 def scheduler(verb: Verb) -> Verb:

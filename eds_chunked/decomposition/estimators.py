@@ -25,7 +25,7 @@ from eds_chunked.engine.dose import filled_channels
 from eds_chunked.engine.lanes import run_pass
 from eds_chunked.engine.output import begin_result
 from eds_chunked.engine.planning import plan
-from eds_chunked.engine.shuffle import pool_bytes, shuffled_batches
+from eds_chunked.engine.shuffle import pool_bytes, reads_of_batches, shuffled_batches
 from eds_chunked.errors import EdsError, ParameterError
 from eds_chunked.kernels.reduce import pixel_sums
 from eds_chunked.kernels.sparse import Csr, take_pixels, to_dense
@@ -147,8 +147,13 @@ def decompose(
     to_fit = Need("decompose", pool_bytes(blocks, filled) + _COPIES * batch_bytes, blocks.bytes_of_a_block)
     to_transform = _transform_need(blocks, rows, filled, batch_size, _foretold(estimator))
     # The larger one first, so that the budget which a refusal names is enough for both.
-    needs = sorted((to_fit, to_transform), key=lambda need: need.fixed + need.per_worker, reverse=True)
-    plans = {need: plan(need, memory=memory) for need in needs}
+    larger, smaller = sorted((to_fit, to_transform), key=lambda need: need.fixed + need.per_worker, reverse=True)
+    reads = {to_transform: [blocks.reads()]} | {to_fit: [blocks.reads(), reads_of_batches(blocks, int(epochs))]}
+    n_foretold = _foretold(estimator)
+    plans = {
+        need: plan(need, memory=memory, reads=reads[need], writes=writes, goes_on=need is larger)
+        for need, writes in ((larger, 0), (smaller, template(ds, blocks, n_foretold).nbytes))
+    }
     how = plans[to_fit]
 
     sums = sum_channels(blocks, how=how)

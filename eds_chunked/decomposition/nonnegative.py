@@ -28,13 +28,13 @@ from eds_chunked.decomposition.projection import ProjectWork
 from eds_chunked.decomposition.result import check_n_components, check_same_axes, template, variable
 from eds_chunked.decomposition.scaling import check_noise, check_not_empty, nonzero_or_one
 from eds_chunked.engine.blocks import Blocks, blocks_of
-from eds_chunked.engine.dose import filled_channels, mean_counts
+from eds_chunked.engine.dose import filled_channels, look, mean_counts
 from eds_chunked.engine.lanes import run_pass
 from eds_chunked.engine.output import begin_result
 from eds_chunked.engine.planning import plan
 from eds_chunked.errors import CountsError, ParameterError
 from eds_chunked.kernels.sparse import Csr
-from eds_chunked.memory import Plan
+from eds_chunked.memory import Plan, Reads
 
 Array = np.ndarray[Any, Any]
 
@@ -142,9 +142,17 @@ def nmf(
     given = start if fixed_factors is None else fixed_factors
     begin, n_components = _given(ds, blocks, given, "start" if fixed_factors is None else "fixed_factors", n_components)
     n_components = check_n_components(n_components, ds)
+    if begin.factors is not None and fixed_factors is None and restarts > 1:
+        raise ParameterError("restarts", found=f"{restarts}, and factors to start from", expected="1", fix="restarts=1")
     run = schema.check_run_name(name or f"k{n_components}")
     recipe = Recipe(n_components, solver, kind, noise, max_epochs, fit_pixels, restarts, early_stop, seed)
-    how = plan(fit_need(recipe, blocks, filled_channels(ds, blocks)), memory=memory)
+    result = template(ds, blocks, n_components)
+    how = plan(
+        fit_need(recipe, blocks, filled_channels(ds, blocks)),
+        memory=memory,
+        reads=_reads(blocks, recipe, is_fixed=fixed_factors is not None),
+        writes=result.nbytes + 8 * 2 * (max_epochs + 3),
+    )
 
     parameters: dict[str, Any] = {"n_components": n_components, "noise": noise, "loss": kind}
     if given is not None:
@@ -154,10 +162,6 @@ def nmf(
     if fixed_factors is not None and begin.factors is not None:
         fit = _fixed(blocks, begin.factors, kind, noise, how)
     else:
-        if begin.factors is not None and restarts > 1:
-            raise ParameterError(
-                "restarts", found=f"{restarts}, and factors to start from", expected="1", fix="restarts=1"
-            )
         fit = fit_factors(blocks, recipe, begin, mean_counts=mean_counts(blocks), how=how)
         parameters |= {
             "solver": solver,
@@ -172,7 +176,6 @@ def nmf(
 
     factors = fit.factors / nonzero_or_one(fit.factors.sum(axis=1))[:, None]
     held_out = [*fit.held_out[: len(fit.objective)], fit.held_out[fit.epochs]] if fit.held_out else []
-    result = template(ds, blocks, n_components)
     result[schema.FACTORS] = variable(schema.FACTORS, blocks.spread(factors))
     result[schema.OBJECTIVE] = variable(schema.OBJECTIVE, np.zeros(len(fit.objective) + 1))
     if held_out:
@@ -182,6 +185,14 @@ def nmf(
     unexplained, whole = run_pass(blocks.of_all_pixels() if project_excluded else blocks, work, np.add, plan=how)
     draft.put(schema.OBJECTIVE, np.array([*fit.objective, unexplained / whole]))
     return draft.open()
+
+
+def _reads(blocks: Blocks, recipe: Recipe, *, is_fixed: bool) -> list[Reads]:
+    """Return what is read: for the sums of the channels or the sample, by some solvers for each epoch, to project."""
+    if is_fixed:
+        return [blocks.reads(2)]
+    epochs = recipe.max_epochs if recipe.solver == BLOCKWISE else 0
+    return [look(blocks), blocks.reads(2 + min(1, epochs), most=2 + epochs)]
 
 
 @dataclass(frozen=True)

@@ -13,20 +13,21 @@ from eds_chunked import schema
 from eds_chunked.decomposition.exact import PrincipalFit, exact_need, fit_exact
 from eds_chunked.decomposition.incremental import fit_incremental, incremental_need
 from eds_chunked.decomposition.projection import ProjectWork
-from eds_chunked.decomposition.randomized import fit_randomized, randomized_need
+from eds_chunked.decomposition.randomized import RANDOMIZED_PASSES, fit_randomized, randomized_need
 from eds_chunked.decomposition.result import check_n_components, template, variable
 from eds_chunked.decomposition.scaling import POISSON, check_noise
 from eds_chunked.decomposition.solver_cost import choose_solver
 from eds_chunked.engine.blocks import Blocks, blocks_of
-from eds_chunked.engine.dose import filled_channels, mean_filled
+from eds_chunked.engine.dose import filled_channels, look, mean_filled
 from eds_chunked.engine.lanes import run_pass
 from eds_chunked.engine.output import begin_result, empty_maps
 from eds_chunked.engine.planning import plan
+from eds_chunked.engine.shuffle import reads_of_batches
 from eds_chunked.errors import ParameterError
 from eds_chunked.kernels.gram import project
 from eds_chunked.kernels.reduce import pixel_sums
 from eds_chunked.kernels.sparse import Csr
-from eds_chunked.memory import Need
+from eds_chunked.memory import Need, Reads
 from eds_chunked.store.drafts import Draft, MapTarget
 
 Array = np.ndarray[Any, Any]
@@ -115,7 +116,14 @@ def pca(
         # there, nor is it of the part that is analysed.
         chosen, because = choose_solver(blocks.n_used, blocks.n_channels, mean_filled(blocks), n_components)
         _log.info("pca: solver %s, for %s", chosen, because)
-    how = plan(_need(chosen, ds, blocks, n_components), memory=memory)
+    result = template(ds, blocks, n_components)
+    of_mean = 4 * blocks.n_pixels if centre or chosen == "incremental" else 0
+    how = plan(
+        _need(chosen, ds, blocks, n_components),
+        memory=memory,
+        reads=[*([look(blocks)] if solver == "auto" else []), *_reads(blocks, chosen)],
+        writes=result.nbytes + 8 * (4 * blocks.shape[2] + 2 * n_components) + of_mean,
+    )
     if chosen == "incremental":
         fit = fit_incremental(blocks, n_components, noise, how)
     else:
@@ -128,7 +136,6 @@ def pca(
         parameters["centre"] = "navigation"  # HyperSpy's word: the mean is over all pixels.
     if project_excluded:
         parameters["project_excluded"] = True
-    result = template(ds, blocks, n_components)
     result[schema.FACTORS] = variable(schema.FACTORS, blocks.spread(fit.factors))
     result[schema.EXPLAINED_VARIANCE] = variable(schema.EXPLAINED_VARIANCE, fit.explained_variance)
     result[schema.EXPLAINED_VARIANCE_RATIO] = variable(schema.EXPLAINED_VARIANCE_RATIO, fit.explained_variance_ratio)
@@ -149,6 +156,14 @@ def _need(solver: str, ds: xr.Dataset, blocks: Blocks, n_components: int) -> Nee
     if solver == "incremental":
         return incremental_need(blocks, n_components, filled_channels(ds, blocks))
     return exact_need(blocks) if solver == "gram" else randomized_need(blocks, n_components)
+
+
+def _reads(blocks: Blocks, solver: str) -> list[Reads]:
+    """Return what is read to fit and to project."""
+    if solver == "incremental":
+        return [blocks.reads(2), reads_of_batches(blocks)]
+    fewest, most = (1, 1) if solver == "gram" else RANDOMIZED_PASSES
+    return [blocks.reads(fewest + 1, most=most + 1)]
 
 
 def _projection(draft: Draft, fit: PrincipalFit, *, poisson: bool) -> ProjectWork:

@@ -24,6 +24,10 @@ _OVERSAMPLING = 10
 _SEED = 0
 
 
+RANDOMIZED_PASSES = (1, 2 * MOST_PASSES)
+"""Passes of a fit at least, where the first one says all, and at most: for the components and for the noise rule."""
+
+
 def block_width(n_channels: int, n_components: int) -> int:
     """Return the number of vectors that a pass multiplies."""
     return min(n_channels, n_components + _OVERSAMPLING)

@@ -26,6 +26,7 @@ from eds_chunked.kernels.reduce import channel_sums, pixel_sums
 from eds_chunked.kernels.sparse import keep
 from eds_chunked.memory import Need
 from eds_chunked.store.drafts import MapTarget
+from eds_chunked.store.results import reads_of
 
 Array = np.ndarray[Any, Any]
 
@@ -100,14 +101,14 @@ def residual(
     blocks = blocks_of(ds, memory=memory)
     factors = part[schema.FACTORS].values.astype(np.float64)
     model = _Model(part[schema.LOADINGS].data, factors if blocks.channels is None else factors[:, blocks.channels])
-    how = plan(_need(blocks, model), memory=memory)
-
     # The coordinates of the map and what is left out of it, without loadings and factors.
     declared = template(ds, blocks, 1).drop_dims(schema.COMPONENT)
     for name in (schema.RESIDUAL, schema.CHI_SQUARE):
         declared[name] = variable(name, empty_maps(blocks, 1)[0])
     for name in (schema.RESIDUAL_SPECTRUM, schema.CHI_SQUARE_SPECTRUM):
         declared[name] = variable(name, np.zeros(blocks.shape[2]))
+    reads = [blocks.reads(), reads_of(result, schema.LOADINGS)]
+    how = plan(_need(blocks, model), memory=memory, reads=reads, writes=declared.nbytes)
     parameters = {} if components is None else {"components": [int(number) for number in components]}
     draft = begin_result(ds, schema.MODEL, run, declared, parameters, blocks, parent=result)
     work = _ResidualWork(model.factors, draft.target(schema.RESIDUAL), draft.target(schema.CHI_SQUARE))

@@ -103,7 +103,9 @@ def component_stability(
     if not 0 <= seed < 2**32:
         raise ParameterError("seed", found=seed, expected="0 to 2**32 - 1", fix="seed=0")
     blocks = blocks_of(ds, memory=memory)
-    how = plan(_need(blocks, filled_channels(ds, blocks), fit_pixels, max(numbers)), memory=memory)
+    how = plan(
+        _need(blocks, filled_channels(ds, blocks), fit_pixels, max(numbers)), memory=memory, reads=[blocks.reads()]
+    )
     # Of single pixels: sums of neighbours would show the mixtures along the borders of phases, the same in both halves.
     draw = Draw(blocks.shape[1], seed, share_drawn=min(1.0, fit_pixels / blocks.n_used), share_held_out=0.0)
     sums = run_pass(blocks, SampleWork(blocks.n_channels, draw), join_samples, plan=how)

@@ -12,7 +12,7 @@ of a block are those that are analysed, moved together, and a pixel that is left
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -25,9 +25,11 @@ from eds_chunked.engine.scratch import stage
 from eds_chunked.engine.window import Window, find_window
 from eds_chunked.errors import CountsError, ParameterError
 from eds_chunked.kernels.sparse import Csr, channel_dtype, from_dense, keep, take_pixels
+from eds_chunked.memory import Reads, Stored
 from eds_chunked.schema import ANALYSED_CHANNEL, ANALYSED_PIXEL, COUNTS, ENERGY, MAP_GROUP, X, Y, require
 from eds_chunked.store.layout import tile_shape
-from eds_chunked.store.source import CountsSource
+from eds_chunked.store.provenance import check_calibrated
+from eds_chunked.store.source import CountsSource, CountsToCome
 
 _LANE_SIDE = 4
 """A lane is a square of so many tiles on a side."""
@@ -49,6 +51,10 @@ class ArraySource:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.array.shape)
+
+    def stored_bytes(self, y: int, x: int) -> int:
+        """Return the bytes of a tile that are read from a disk: none."""
+        return 0
 
     def load(self, ys: slice, xs: slice, channels: slice) -> Csr:
         """Return the counts of a box."""
@@ -215,9 +221,32 @@ class Blocks:
         copies = (self.shape[2] < depth) + (self.pixels is not None or self.channels is not None)
         return 2 * pixels * depth * itemsize + whole + copies * window
 
+    def reads(self, passes: int = 1, *, most: int | None = None, lanes: Sequence[Lane] | None = None) -> Reads:
+        """Return what so many passes read; ``lanes`` as for :func:`eds_chunked.engine.lanes.run_pass`."""
+
+        def stored() -> Stored:
+            return self.stored(place for lane in lanes or self.lanes() for place in self.pieces(lane))
+
+        what = "tiles to come, at most" if isinstance(self.source, CountsToCome) else "tiles of the map"
+        return Reads(what, stored, passes, most)
+
+    def stored(self, places: Iterable[tuple[slice, slice]]) -> Stored:
+        """Return how many blocks these are, and the stored bytes of their tiles; nothing is stored of an array."""
+        pieces = n_bytes = 0
+        y0, x0, _ = self.start
+        for ys, xs in places:
+            pieces += 1
+            n_bytes += self.source.stored_bytes(ys.start + y0, xs.start + x0)
+        return Stored(pieces, n_bytes)
+
     @property
     def lane_side(self) -> int:
         return _LANE_SIDE * self.source.tile[0]
+
+    @property
+    def whole(self) -> Lane:
+        """The selection as one lane, in which no tile is cut."""
+        return Lane(slice(0, self.shape[0]), slice(0, self.shape[1]))
 
     def lanes(self) -> list[Lane]:
         """Cut the selection into lanes, from its own corner on: the same for every chunking and every machine."""
@@ -294,8 +323,11 @@ def blocks_of(ds: xr.Dataset, *, memory: str | int | None = None) -> Blocks:
         The selection is empty, or all of it is left out.
     MemoryBudgetError
         Counts must be computed first, and the budget is too small for that.
+    StoreError
+        The map is in the middle of a calibration.
     """
     require(ds, COUNTS)
+    check_calibrated(ds.attrs, str(ds.encoding.get("source", "memory")))
     counts = ds[COUNTS]
     if min(counts.shape) == 0:
         raise ParameterError(

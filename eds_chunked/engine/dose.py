@@ -11,6 +11,8 @@ import xarray as xr
 from eds_chunked import schema
 from eds_chunked.engine.blocks import Blocks
 from eds_chunked.kernels.sparse import Csr
+from eds_chunked.memory import Reads
+from eds_chunked.store.source import CountsToCome
 
 Array = np.ndarray[Any, Any]
 
@@ -40,18 +42,31 @@ def mean_counts(blocks: Blocks) -> float:
 
 def mean_filled(blocks: Blocks) -> float:
     """Return about the mean number of analysed channels of an analysed pixel that are not zero, of the same blocks."""
+    if isinstance(blocks.source, CountsToCome):
+        return _FILLED_WITHOUT_SURVEY * blocks.n_channels
     return _mean(blocks, lambda counts: counts.value.size)
 
 
 def _mean(blocks: Blocks, quantity: Callable[[Csr], float]) -> float:
     """Return the mean over the pixels of a few blocks, of which one is held at a time."""
-    lanes = blocks.lanes()
     total, pixels = 0.0, 0
-    for number in np.unique(np.linspace(0, len(lanes) - 1, _BLOCKS_LOOKED_AT).round().astype(int)):
-        first = next(blocks.read(lanes[number])).analysed_counts
+    for ys, xs in _places(blocks):
+        first = blocks.load(ys, xs).analysed_counts
         total += quantity(first)
         pixels += first.n_pixels
     return total / max(1, pixels)
+
+
+def _places(blocks: Blocks) -> list[tuple[slice, slice]]:
+    """Return where the blocks are that are looked at: the first of some lanes."""
+    lanes = blocks.lanes()
+    numbers = np.unique(np.linspace(0, len(lanes) - 1, _BLOCKS_LOOKED_AT).round().astype(int))
+    return [next(blocks.pieces(lanes[number])) for number in numbers]
+
+
+def look(blocks: Blocks) -> Reads:
+    """Return what :func:`mean_counts` or :func:`mean_filled` reads."""
+    return Reads("tiles to look at", lambda: blocks.stored(_places(blocks)))
 
 
 def _mean_spectrum(ds: xr.Dataset) -> Array | None:

@@ -25,6 +25,7 @@ from eds_chunked import memory, progress
 from eds_chunked.dask_cluster import Slots, active_client, result_of
 from eds_chunked.engine.blocks import Block, Blocks, Lane
 from eds_chunked.engine.scheduling import threads, zarr_limits
+from eds_chunked.in_order import one_openmp_thread, one_thread_each
 from eds_chunked.memory import Plan
 
 T = TypeVar("T")
@@ -76,7 +77,11 @@ def run_pass(
     """
     lanes = blocks.lanes() if lanes is None else lanes
     client = active_client()
-    with progress.step(plan.need.what, blocks.n_pixels) as done, zarr.config.set(zarr_limits(plan.workers)):
+    with (
+        progress.step(plan.need.what, blocks.n_pixels) as done,
+        zarr.config.set(zarr_limits(plan.workers)),
+        one_thread_each(),
+    ):
         if client is None:
             run = _Run(next(_ticker_ids), plan.workers)
             _tickers[run.ticker] = done
@@ -152,7 +157,7 @@ class _LaneTask:
         if on_a_worker:
             memory.return_freed_memory_to_the_system()
             zarr.config.set(zarr_limits(run.at_once))
-        with _slots.one_of(run.at_once) if on_a_worker else nullcontext():
+        with _slots.one_of(run.at_once) if on_a_worker else nullcontext(), one_openmp_thread():
             result = held.work(self._lane, self._counted(), *self._maps)
         if run.topic is not None:
             _tell(run.topic, self._lane)

@@ -15,7 +15,7 @@ from eds_chunked.engine.scratch import scratch_folder
 from eds_chunked.store.backend import is_remote
 from eds_chunked.store.drafts import Draft
 from eds_chunked.store.opening import is_ours, open_map
-from eds_chunked.store.provenance import check_calibrated, result_attributes
+from eds_chunked.store.provenance import result_attributes
 
 
 def analysed(ds: xr.Dataset, blocks: Blocks) -> dict[str, Any]:
@@ -68,7 +68,6 @@ def begin_result(
     It goes to the store that ``ds`` came from; where there is none, or it is read-only or holds another map by now,
     to a scratch store. With a ``parent`` it is made from that result too, which says what energies it is of.
     """
-    check_calibrated(ds.attrs, str(ds.encoding.get("source", "memory")))
     home = _home(ds)
     draft = Draft(scratch_folder() if home is None else home, step, run)
     said = parameters | (analysed(ds, blocks) if parent is None else changed(ds, blocks))

@@ -2,18 +2,20 @@
 
 Steps and the engine ask here and not :mod:`eds_chunked.memory`, which knows this process only. With an active cluster
 it is a worker's memory that is planned: of all workers the least of what each has.
+
+A step asks once it has checked all that it can without a pass, and before it writes anything: a dry run ends here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from eds_chunked import memory as machine
 from eds_chunked.dask_cluster import active_client, share_of
 from eds_chunked.errors import ClusterError
-from eds_chunked.memory import RESERVE, Budget, Need, Plan
+from eds_chunked.memory import RESERVE, Budget, Need, Plan, Reads
 
 _SECONDS_TO_COME = 20
 """Workers may have been started a moment ago."""
@@ -31,9 +33,31 @@ def budget(memory: str | int | None = None) -> Budget:
     return machine.budget(memory) if client is None else _of_a_worker(client, memory)
 
 
-def plan(need: Need, *, memory: str | int | None = None, max_workers: int | None = None) -> Plan:
-    """Decide how many workers a step has; raise MemoryBudgetError if not even one fits."""
-    return budget(memory).plan(need, max_workers=max_workers)
+def plan(
+    need: Need,
+    *,
+    memory: str | int | None = None,
+    max_workers: int | None = None,
+    reads: Sequence[Reads] = (),
+    writes: int = 0,
+    goes_on: bool = False,
+) -> Plan:
+    """Decide how many workers a step has; raise MemoryBudgetError if not even one fits.
+
+    Parameters
+    ----------
+    need
+        What it holds.
+    memory
+        Budget for the whole process.
+    max_workers
+        Where more would have nothing to do.
+    reads, writes
+        What it will go through and how often, and the most bytes that it will write.
+    goes_on
+        Whether the step makes another plan before it begins.
+    """
+    return budget(memory).plan(need, max_workers=max_workers, reads=reads, writes=writes, goes_on=goes_on)
 
 
 def _of_a_worker(client: Any, memory: str | int | None) -> Budget:

@@ -18,14 +18,15 @@ from zarr.codecs import BloscCodec
 
 from eds_chunked import progress
 from eds_chunked.dask_cluster import active_client
+from eds_chunked.dry_run import is_dry
 from eds_chunked.engine.planning import budget
 from eds_chunked.engine.scheduling import scheduler, zarr_limits
 from eds_chunked.errors import ClusterError
-from eds_chunked.memory import MB, Need, Plan
+from eds_chunked.memory import MB, Need, Plan, Reads, Stored
 from eds_chunked.schema import COUNTS
 from eds_chunked.store.backend import zarr_store
 from eds_chunked.store.layout import tile_shape
-from eds_chunked.store.source import CountsSource, counts_source
+from eds_chunked.store.source import CountsSource, CountsToCome, counts_source
 
 
 def scratch_folder() -> str:
@@ -79,6 +80,8 @@ def stage(counts: da.Array, *, memory: str | int | None = None) -> CountsSource:
     tile = tile_shape(counts.shape[2])
     cell, how = _plan(counts, tile, memory)
     _tell_of_repetition(counts, tile, cell, how)
+    if is_dry():
+        return CountsToCome.of(counts.shape, tile, counts.dtype)
     folder = scratch_folder()
     target = zarr.create_array(
         zarr_store(folder),
@@ -117,7 +120,8 @@ def _plan(counts: da.Array, tile: tuple[int, int, int], memory: str | int | None
     ]
     # Where nothing fits, the plan of what takes the least says so.
     cell = min(fitting)[-1] if fitting else min(cells, key=lambda cell: needs[cell].fixed)
-    return cell, allowed.plan(needs[cell])
+    reads = [Reads("chunks that are computed", lambda: Stored(math.prod(counts.numblocks), counts.nbytes))]
+    return cell, allowed.plan(needs[cell], reads=reads, writes=counts.nbytes, goes_on=True)
 
 
 def _tell_of_repetition(counts: da.Array, tile: tuple[int, int, int], cell: Cell, how: Plan) -> None:

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eds_chunked.engine.blocks import Block, Blocks, Lane
+from eds_chunked.engine.blocks import Block, Blocks
 from eds_chunked.engine.lanes import stream
 from eds_chunked.engine.pixel_hash import random_keys
 from eds_chunked.kernels.sparse import Csr, concatenate, gather_pixels, take_pixels
-from eds_chunked.memory import Plan
+from eds_chunked.memory import Plan, Reads
 
 Array = np.ndarray[Any, Any]
 
@@ -97,7 +97,7 @@ def block_order(blocks: Blocks, *, seed: int, epoch: int = 0) -> list[tuple[slic
     everywhere, and its share of a phase in a band differs from the map's by a third of what it would at random.
     """
     height, width, _ = blocks.shape
-    pieces = list(blocks.pieces(Lane(slice(0, height), slice(0, width))))
+    pieces = list(blocks.pieces(blocks.whole))
     rows, columns = np.array([ys.start for ys, _ in pieces]), np.array([xs.start for _, xs in pieces])
     cell = rows * _CELLS // height * _CELLS + columns * _CELLS // width
     keys = random_keys(rows * width + columns, seed=seed, epoch=epoch)
@@ -108,6 +108,11 @@ def block_order(blocks: Blocks, *, seed: int, epoch: int = 0) -> list[tuple[slic
         begin = number * _GOLDEN % 1
         turn[members[np.argsort(keys[members])]] = (np.arange(len(members)) + begin) / len(members)
     return [pieces[index] for index in np.lexsort((keys, turn))]
+
+
+def reads_of_batches(blocks: Blocks, epochs: int = 1) -> Reads:
+    """Return what so many rounds of shuffled batches read."""
+    return blocks.reads(epochs, lanes=[blocks.whole])
 
 
 def _places(ys: slice, xs: slice, width: int) -> Array:

@@ -29,6 +29,7 @@ from eds_chunked.phases.label_maps import LabelMap, LabelRows, check_labels
 from eds_chunked.phases.live_times import live_time_of_pixels
 from eds_chunked.phases.sums import check_same_map
 from eds_chunked.store.drafts import MapTarget
+from eds_chunked.store.results import reads_of
 from eds_chunked.store.spectra_table import spectra_shape
 
 Array = np.ndarray[Any, Any]
@@ -118,9 +119,14 @@ def grain_spectra(
         return Table(target, *shape, rows, dtype, *chunk_extents(extents, rows))
 
     # Nothing is written before it is known that there is memory for it.
-    how = plan(table_need(table(MapTarget("", "")), extents, blocks, strips), memory=memory)
     declared = _declared(
         ds, grains, labels.rows.ids, extents, da.empty(shape, dtype=dtype, chunks=(rows, shape[1])), live
+    )
+    how = plan(
+        table_need(table(MapTarget("", "")), extents, blocks, strips),
+        memory=memory,
+        reads=[blocks.reads(lanes=strips.lanes), reads_of(grains, schema.GRAIN_LABEL, 2)],
+        writes=declared.nbytes,
     )
     draft = begin_result(ds, schema.GRAIN_SPECTRA, run, declared, {}, blocks, parent=grains)
     try:

@@ -14,7 +14,7 @@ from zarr.codecs import BloscCodec
 
 from eds_chunked import progress, schema
 from eds_chunked.dask_cluster import on_one_worker
-from eds_chunked.engine.planning import plan
+from eds_chunked.engine.planning import budget
 from eds_chunked.engine.scratch import scratch_folder
 from eds_chunked.errors import MemoryBudgetError, ParameterError
 from eds_chunked.grains.measure import GrainShapes, Grid, grain_columns, measure_window
@@ -26,6 +26,7 @@ from eds_chunked.phases.cleaning import min_size_in_pixels
 from eds_chunked.phases.sums import check_same_map
 from eds_chunked.store.backend import zarr_store
 from eds_chunked.store.provenance import result_attributes
+from eds_chunked.store.results import reads_of
 
 Array = np.ndarray[Any, Any]
 
@@ -37,6 +38,7 @@ WINDOW_PIXELS = 2**22
 SMALLEST_WINDOW = 2**18
 """Pixels of a window below which a budget is refused."""
 _CHUNK = 512
+_BYTES_OF_A_GRAIN = 8 * len(schema.GRAIN_COLUMNS)
 
 
 class UnsplitPhaseWarning(UserWarning):
@@ -152,7 +154,14 @@ def separate_grains(
         check_same_map(ds, phases, what="phases", fix="run nmf and segment_phases again")
         counts = ds[schema.TOTAL_COUNTS].variable
     grid = Grid.of(phases)
-    how, most = _planned(grid, n_layers=len(layers), memory=memory)
+    n_pixels = len(layers) * grid.shape[0] * grid.shape[1]
+    how, most = _planned(
+        grid,
+        n_layers=len(layers),
+        memory=memory,
+        reads=[reads_of(phases, source, 2), *([] if ds is None else [reads_of(ds, schema.TOTAL_COUNTS)])],
+        writes=4 * n_pixels + _BYTES_OF_A_GRAIN * (n_pixels // max(1, min_size)) + 8 * sum(grid.shape),
+    )
 
     in_memory = len(layers) * grid.shape[0] * grid.shape[1] <= WINDOW_PIXELS
     places = [None if in_memory else _scratch(grid.shape) for _ in layers]
@@ -240,12 +249,18 @@ def _layers(phases: xr.Dataset, source: str) -> list[Layer]:
     return [Layer(values)]
 
 
-def _planned(grid: Grid, *, n_layers: int, memory: str | int | None) -> tuple[Plan, int]:
-    """Return the plan, and the pixels of the largest window that is made where no piece needs a larger one."""
+def _planned(grid: Grid, *, n_layers: int, memory: str | int | None, **told: Any) -> tuple[Plan, int]:
+    """Return the plan, and the pixels of the largest window that is made where no piece needs a larger one.
+
+    A window takes what the budget leaves, up to the largest that is of use.
+    """
     n_pixels = grid.shape[0] * grid.shape[1]
     fixed = BLOCK_BYTES + 4 * min(n_layers * n_pixels, WINDOW_PIXELS)
-    how = plan(Need(schema.GRAINS, fixed, PIXEL_BYTES * min(n_pixels, SMALLEST_WINDOW)), memory=memory, max_workers=1)
-    return how, min(WINDOW_PIXELS, (how.need.per_worker + how.spare) // PIXEL_BYTES)
+    allowed = budget(memory)
+    smallest, largest = (PIXEL_BYTES * min(n_pixels, pixels) for pixels in (SMALLEST_WINDOW, WINDOW_PIXELS))
+    window = min(largest, max(smallest, allowed.room - fixed))
+    how = allowed.plan(Need(schema.GRAINS, fixed, window), max_workers=1, **told)
+    return how, window // PIXEL_BYTES
 
 
 def _shapes_of(

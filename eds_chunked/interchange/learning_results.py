@@ -39,6 +39,7 @@ from eds_chunked.interchange.npz import Member, NpzFile, Rows, open_npz, write_n
 from eds_chunked.interchange.variances import EXPLAINED_VARIANCE
 from eds_chunked.memory import Need, n_cpus
 from eds_chunked.store.backend import room_at
+from eds_chunked.store.results import reads_of
 from eds_chunked.store.whole_files import written_whole
 
 Array = np.ndarray[Any, Any]
@@ -165,7 +166,14 @@ def _rows_at_once(result: xr.Dataset, memory: str | int | None) -> int:
         chunk, rows = itemsize * int(np.prod(list(sides.values()))), sides[schema.Y]
     # A row is there as it was read, with the mean, joined, with its components last, and on its way into the file.
     need = Need("learning results", 2 * n_cpus() * chunk, 5 * width * k * itemsize)
-    return plan(need, memory=memory, max_workers=min(rows, height)).workers
+    how = plan(
+        need,
+        memory=memory,
+        max_workers=min(rows, height),
+        reads=[reads_of(result, schema.LOADINGS)],
+        writes=result.nbytes,
+    )
+    return how.workers
 
 
 def read_learning_results(

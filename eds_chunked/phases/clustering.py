@@ -12,7 +12,6 @@ import numpy as np
 import xarray as xr
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.mixture import GaussianMixture
-from threadpoolctl import threadpool_limits
 
 from eds_chunked import schema
 from eds_chunked.decomposition.advice import advise_components
@@ -21,9 +20,11 @@ from eds_chunked.decomposition.sample import Draw
 from eds_chunked.engine.blocks import Lane
 from eds_chunked.engine.planning import plan
 from eds_chunked.errors import ParameterError
+from eds_chunked.in_order import one_thread_each
 from eds_chunked.memory import Need
 from eds_chunked.phases.labels import MAX_PHASES
 from eds_chunked.store.provenance import result_attributes
+from eds_chunked.store.results import reads_of
 
 __all__ = ["cluster"]
 
@@ -128,10 +129,16 @@ def cluster(
             fix="check the ranges of result.sel(y=..., x=...)",
         )
     scale = _scale(part)
-    how = plan(_need(n_clusters, n_components, height * width, fit_pixels), memory=memory)
+    how = plan(
+        _need(n_clusters, n_components, height * width, fit_pixels),
+        memory=memory,
+        reads=[reads_of(result, schema.LOADINGS, 2)],
+        writes=(n_clusters + 6) * height * width + 8 * (height + width + 3 * n_clusters),
+    )
     loadings = da.asarray(part[schema.LOADINGS].data).rechunk((-1, _SIDE, _SIDE))
-    # On a cluster the number of workers is its own.
-    with dask.config.set(num_workers=how.workers):
+    # On a cluster the number of workers is its own. One thread each in the fit too: with several, sums come in the
+    # order in which the threads end.
+    with dask.config.set(num_workers=how.workers), one_thread_each():
         draw = Draw(width, seed, share_drawn=min(1.0, fit_pixels / (height * width)), share_held_out=0.0)
         distinguish = _fit(_sample(loadings, scale, draw), n_clusters, method, seed)
         both = loadings.map_blocks(
@@ -275,16 +282,14 @@ def _fit(features: Array, n_clusters: int, method: str, seed: int) -> Distinguis
             expected=f"at most {n_kinds}, the number of different pixels among those that clusters are fitted to",
             fix="ask for fewer clusters, or for a larger fit_pixels",
         )
-    # With several threads, sums come in the order in which the threads end.
-    with threadpool_limits(1):
-        if method == GAUSSIAN:
-            mixture = GaussianMixture(n_clusters, max_iter=_MOST_STEPS, random_state=seed)
-            return _ByProbability(mixture.fit(features))
-        # No reassignment: it takes small clusters for failed ones and starts them anew.
-        means = MiniBatchKMeans(
-            n_clusters, batch_size=_BATCH, n_init=_RESTARTS, reassignment_ratio=0, random_state=seed
-        ).fit(features)
-        return _ByDistance(means.cluster_centers_)
+    if method == GAUSSIAN:
+        mixture = GaussianMixture(n_clusters, max_iter=_MOST_STEPS, random_state=seed)
+        return _ByProbability(mixture.fit(features))
+    # No reassignment: it takes small clusters for failed ones and starts them anew.
+    means = MiniBatchKMeans(
+        n_clusters, batch_size=_BATCH, n_init=_RESTARTS, reassignment_ratio=0, random_state=seed
+    ).fit(features)
+    return _ByDistance(means.cluster_centers_)
 
 
 @dataclass(frozen=True, eq=False)

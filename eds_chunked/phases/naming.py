@@ -13,6 +13,7 @@ from eds_chunked.engine.planning import plan
 from eds_chunked.errors import ParameterError
 from eds_chunked.memory import Need
 from eds_chunked.store.provenance import result_attributes
+from eds_chunked.store.results import reads_of
 
 __all__ = ["LEFT_OUT_ROW", "MERGES", "MIXED_ROW", "UNASSIGNED_ROW", "merge_phases", "phase_names"]
 
@@ -110,7 +111,12 @@ def merge_phases(
     }
     _check_names([*merges, *names.values()], list(texts.values()))
 
-    plan(Need("merge of phases", (2 * n_phases + 20) * phases[schema.LABEL].size, 0), memory=memory)
+    plan(
+        Need("merge of phases", (2 * n_phases + 20) * phases[schema.LABEL].size, 0),
+        memory=memory,
+        reads=[reads_of(phases, schema.MASK), reads_of(phases, schema.LABEL)],
+        writes=phases.nbytes,
+    )
     old_mask = np.asarray(phases[schema.MASK].values)
     mask = np.zeros((len(kept), *old_mask.shape[1:]), np.bool_)
     for number, part in zip(new, old_mask, strict=True):

@@ -12,12 +12,13 @@ import xarray as xr
 from eds_chunked import schema
 from eds_chunked.engine.planning import plan
 from eds_chunked.errors import ParameterError
-from eds_chunked.memory import Need
+from eds_chunked.memory import MB, Need
 from eds_chunked.phases.cleaning import area_of_min_size, fill_small_holes, min_size_in_pixels, remove_small_objects
 from eds_chunked.phases.labels import check_decision, exclusive_labels
 from eds_chunked.phases.morphology import check_size, close_mask, open_mask
 from eds_chunked.phases.threshold import OTSU, Threshold, check_thresholds, loading_thresholds
 from eds_chunked.store.provenance import result_attributes
+from eds_chunked.store.results import reads_of
 
 __all__ = ["segment_phases"]
 
@@ -30,6 +31,10 @@ MIN_SIZE = 100
 
 MIN_AREA = "min_area_um2"
 """Parameter of a result: the area that was asked for, where ``min_size`` was given as one."""
+
+
+_LOADED = 40 * MB
+"""What is loaded at the first call, beyond the reserve of every plan: scikit-image, SciPy's filters, kernels."""
 
 
 def segment_phases(
@@ -127,7 +132,13 @@ def segment_phases(
     factor_sums = _analysed_factors(nmf).sum(schema.ENERGY, dtype=np.float64, skipna=False).values
     # Before the first pass: a wrong parameter should cost no reading.
     check_decision(factor_sums=factor_sums, mixed_margin=mixed_margin)
-    how = plan(_need(loadings), memory=memory)
+    n_phases, height, width = loadings.shape
+    how = plan(
+        _need(loadings),
+        memory=memory,
+        reads=[reads_of(nmf, schema.LOADINGS, 4)],
+        writes=(n_phases + 6) * height * width + 8 * (height + width + 4 * n_phases),
+    )
     # On a cluster the number of workers is its own.
     with dask.config.set(num_workers=how.workers):
         thresholds = loading_thresholds(
@@ -183,7 +194,8 @@ def _need(loadings: da.Array) -> Need:
     pixels = math.prod(max(sizes) for sizes in loadings.chunks[1:])
     # Masks as they come and cleaned, the labels of the objects of a phase, label and margin in pieces and whole. Of a
     # block: its pieces, joined, two copies of one without what is not finite, and what labels are made of.
-    return Need("phases", (2 * n + 12) * height * width, (5 * loadings.dtype.itemsize * n + 24) * pixels)
+    fixed = _LOADED + (2 * n + 12) * height * width
+    return Need("phases", fixed, (5 * loadings.dtype.itemsize * n + 24) * pixels)
 
 
 def _analysed_factors(nmf: xr.Dataset) -> xr.DataArray:

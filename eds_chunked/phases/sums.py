@@ -26,6 +26,7 @@ from eds_chunked.memory import Need
 from eds_chunked.phases.label_maps import LabelMap, LabelRows, check_labels
 from eds_chunked.phases.live_times import live_time_of_pixels
 from eds_chunked.store.provenance import result_attributes
+from eds_chunked.store.results import reads_of
 
 Array = np.ndarray[Any, Any]
 
@@ -93,7 +94,12 @@ def phase_spectra(
     if source == schema.LABEL:
         check_labels(schema.LABEL, values.dtype, "0 unassigned, 1..n phase, 255 mixed")
         members = LabelMap(values, LabelRows(numbers))
-    how = plan(_need(blocks, values, len(numbers)), memory=memory)
+    how = plan(
+        _need(blocks, values, len(numbers)),
+        memory=memory,
+        reads=[blocks.reads(), reads_of(phases, source)],
+        writes=8 * len(numbers) * (blocks.shape[2] + 4) + 8 * blocks.shape[2],
+    )
     maps = _Maps(members, None if isinstance(live, float) else live)
     sums = run_pass(blocks, _PhaseSums(len(numbers)), _join, plan=how, maps=maps.of_lane)
     found = {schema.SPECTRUM: sums.counts, schema.N_PIXELS: sums.n_pixels}

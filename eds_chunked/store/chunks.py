@@ -80,6 +80,18 @@ class StoredTiles:
             raise FileNotFoundError(f"{key} has no tile {column}")
         return self._get(key, RangeByteRequest(int(offset), int(offset) + int(length)))
 
+    def n_bytes(self, row: int, column: int) -> int:
+        """Return how many bytes :meth:`read` would; raise FileNotFoundError if there is no such tile."""
+        key = self._key(row, column // self.unit)
+        if self._array.shards is None:
+            if self._folder is not None:
+                return (self._folder / key).stat().st_size
+            return int(sync(self._array.store.getsize(key)))
+        offset, length = self._index(key)[column % self.unit]
+        if offset == _ABSENT:
+            raise FileNotFoundError(f"{key} has no tile {column}")
+        return int(length)
+
     def write(self, row: int, first_column: int, tiles: Sequence[bytes]) -> None:
         """Write the tiles of one unit, the first of them at ``first_column``; at the edge there are fewer."""
         data = tiles[0] if self._array.shards is None else _shard(tiles, self.unit)

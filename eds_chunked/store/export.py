@@ -22,7 +22,7 @@ from eds_chunked.store.hyperspy_tree import Tree, axis_of, metadata_tree, origin
 from eds_chunked.store.opening import open_map
 from eds_chunked.store.recoding import recode
 from eds_chunked.store.run_log import recorded
-from eds_chunked.store.source import CountsSource, counts_source
+from eds_chunked.store.source import CountsSource, counts_source, reads_of_tiles
 from eds_chunked.store.whole_files import written_whole
 
 Array = np.ndarray[Any, Any]
@@ -118,7 +118,9 @@ def _write_hspy(ds: xr.Dataset, path: Path, memory: str | int | None) -> None:
     source = counts_source(location_text(ds.encoding["source"]), ds.attrs[schema.FINGERPRINT])
     tile = int(np.prod(source.tile)) * source.dtype.itemsize
     # Of each tile: as decoded, the codec's buffer, one padded chunk after the other, and their compressed bytes twice.
-    chosen = plan(Need("export", 0, 5 * tile), memory=memory)
+    chosen = plan(
+        Need("export", 0, 5 * tile), memory=memory, reads=[reads_of_tiles(source)], writes=ds[schema.COUNTS].nbytes
+    )
     # RosettaSciIO knows how HyperSpy's trees go into HDF5. It names the group after the title, which may be no name in
     # HDF5, so the true title is put afterwards; and it would send the counts through a graph with a task per chunk.
     rsciio.hspy.file_writer(str(path), _signal(ds), show_progressbar=False)

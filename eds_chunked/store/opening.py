@@ -29,7 +29,7 @@ from eds_chunked.store.layout import (
 )
 from eds_chunked.store.lock import MARK, local_folder, only_a_lock
 from eds_chunked.store.origin import PATH
-from eds_chunked.store.source import counts_source
+from eds_chunked.store.source import CountsSource, counts_source
 
 
 class State(Enum):
@@ -147,13 +147,17 @@ def open_map(location: Location) -> xr.Dataset:
         consolidated=False,
         drop_variables=[schema.COUNTS],
     )
-    source = counts_source(text, ds.attrs[schema.FINGERPRINT])
+    ds[schema.COUNTS] = lazy_counts(counts_source(text, ds.attrs[schema.FINGERPRINT]))
+    ds.encoding["source"] = text
+    return ds
+
+
+def lazy_counts(source: CountsSource) -> xr.Variable:
+    """Return the counts of a source as a variable of one chunk a tile; nothing is read."""
     # No fancy indexing is pushed down to the source: the engine recognises plain slices of it.
     meta = np.empty((0, 0, 0), source.dtype)  # else dask would read some
     counts = da.from_array(source, chunks=source.tile, asarray=False, fancy=False, meta=meta)
-    ds[schema.COUNTS] = (schema.VARIABLES[schema.COUNTS].dims, counts, schema.attributes(schema.COUNTS))
-    ds.encoding["source"] = text
-    return ds
+    return xr.Variable(schema.VARIABLES[schema.COUNTS].dims, counts, schema.attributes(schema.COUNTS))
 
 
 def open_tree(location: Location) -> xr.DataTree:

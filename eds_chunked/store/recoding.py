@@ -29,7 +29,7 @@ from eds_chunked.store.opening import State, check_store, open_map, state_of
 from eds_chunked.store.origin import PATH
 from eds_chunked.store.provenance import check_calibrated
 from eds_chunked.store.replacement import copy_site
-from eds_chunked.store.source import CountsSource, counts_source
+from eds_chunked.store.source import CountsSource, counts_source, reads_of_tiles
 from eds_chunked.store.tile_codecs import TILE_CODECS
 from eds_chunked.store.writer import MapWriter
 
@@ -58,7 +58,12 @@ def recode(store: Location, target: Location, *, codec: str | None, memory: str 
     check_calibrated(attrs, location_text(store))
     source = counts_source(location_text(store), attrs[schema.FINGERPRINT])
     copied = _plan(store, source, codec)
-    chosen = plan(_need(copied, source), memory=memory)
+    chosen = plan(
+        _need(copied, source),
+        memory=memory,
+        reads=[reads_of_tiles(source)],
+        writes=math.prod(source.shape) * source.dtype.itemsize,
+    )
     with _building_place(location_text(store), location_text(target), overwrite=overwrite) as place:
         _copy(store, source, MapWriter(place, copied, dtype=source.dtype), chosen)
     return location_text(target)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from zarr.core.sync import sync
 
+from eds_chunked.dry_run import is_dry
 from eds_chunked.errors import StoreExistsError
 from eds_chunked.schema import COUNTS, IMAGES_GROUP, MAP_GROUP, RESULTS_GROUP
 from eds_chunked.store.backend import Location, delete_dir, list_dir, location_text, zarr_store
@@ -86,7 +87,7 @@ class Site:
 
     def finish(self) -> None:
         """Make the store that was built the one at the target."""
-        if self.replaces:
+        if self.replaces and not is_dry():
             _, old = beside(self.target)
             _mark(self.target, kept=self.kept)
             os.rename(self.target, old)
@@ -110,11 +111,16 @@ def building_site(store: Location, *, resume: bool, overwrite: bool) -> Iterator
     # Where a link leads to: what is beside the link may be on another disk, and a link is nothing to put a store at.
     path = location_text(store) if folder is None else os.path.realpath(folder)
     if folder is not None:
-        if resume or overwrite:
+        if (resume or overwrite) and not is_dry():
             _finish_replacement(path)
         else:
             check_no_half_replacement(path)
-    _check(path, resume=resume, overwrite=overwrite)
+    state = _check(path, resume=resume, overwrite=overwrite)
+    if is_dry():
+        # Nothing is locked, since a lock is a file.
+        place = beside(path)[0] if state is State.WHOLE and overwrite and folder is not None else path
+        yield Site(place, path, state_of(place) if resume else State.NOTHING)
+        return
     with ExitStack() as locks:
         locks.enter_context(locked(path))
         # Once more, now that nobody else can change it.

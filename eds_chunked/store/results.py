@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import uuid
@@ -10,9 +11,11 @@ from typing import Any
 
 import xarray as xr
 import zarr
+from zarr.core.sync import sync
 
 from eds_chunked import schema
 from eds_chunked.errors import MissingResultError, ParameterError, StaleResultError
+from eds_chunked.memory import Reads, Stored
 from eds_chunked.store.backend import Location, exists, location_text, zarr_store
 from eds_chunked.store.drafts import Draft, draft_of, open_result, revision_numbers
 from eds_chunked.store.layout import group_document, revision_group
@@ -112,8 +115,23 @@ def load(store: Location, address: str) -> xr.Dataset:
     revision = newest(store, address)
     group = revision_group(revision.step, revision.run, revision.number)
     ds = open_result(zarr_store(store, read_only=True), group)
-    ds.encoding["source"] = location_text(store)
+    ds.encoding |= {"source": location_text(store), "group": group}
     return ds
+
+
+def reads_of(result: xr.Dataset, name: str, passes: int = 1) -> Reads:
+    """Return what so many passes over a variable of a result read; of one that is not stored, its values."""
+
+    def stored() -> Stored:
+        variable = result[name].variable
+        pieces = math.prod(map(len, variable.chunks)) if variable.chunks is not None else 1
+        where, group = result.encoding.get("source"), result.encoding.get("group")
+        if where is None or group is None:
+            return Stored(pieces, variable.nbytes)
+        found = sync(zarr_store(where, read_only=True).getsize_prefix(f"{group}/{name}/c/"))
+        return Stored(pieces, found or variable.nbytes)
+
+    return Reads(f"chunks of {name}", stored, passes)
 
 
 def why_stale(store: Location, revision: Revision, all_revisions: list[Revision] | None = None) -> str | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import zarr
 
 from eds_chunked.errors import EdsError, StoreError
 from eds_chunked.kernels.sparse import Csr, from_dense
+from eds_chunked.memory import Reads, Stored
 from eds_chunked.schema import COUNTS, ENERGY, MAP_GROUP, X, Y
 from eds_chunked.store.backend import WholeStore, zarr_store
 from eds_chunked.store.chunks import DAMAGE, StoredTiles, stored_tiles
@@ -53,6 +56,15 @@ class CountsSource:
         with self._damage_at((ys, xs, channels)):
             return tiles.load(ys, xs, channels)
 
+    def stored_bytes(self, y: int, x: int) -> int:
+        """Return the bytes that reading the tile with this pixel takes; as inflated where the layout is another."""
+        tiles = _tiles(self)
+        row, column = y // self.tile[0], x // self.tile[1]
+        if tiles is None:
+            return math.prod(self.tile) * self.dtype.itemsize
+        with self._damage_at((slice(y, y + 1), slice(x, x + 1), slice(0, self.shape[2]))):
+            return tiles.n_bytes(row, column)
+
     @contextmanager
     def _damage_at(self, key: Any) -> Iterator[None]:
         try:
@@ -67,6 +79,19 @@ class CountsSource:
                 expected="a whole tile",
                 fix="convert the source again with --overwrite",
             ) from error
+
+
+@dataclass(frozen=True)
+class CountsToCome(CountsSource):
+    """Counts that are not there yet, to plan with: a dry run does not make them. There is nothing to read."""
+
+    @classmethod
+    def of(cls, shape: tuple[int, int, int], tile: tuple[int, int, int], dtype: np.dtype[Any]) -> CountsToCome:
+        return cls("", "", "", "", shape, tile, dtype)
+
+    def stored_bytes(self, y: int, x: int) -> int:
+        """Return the most that a tile may take."""
+        return math.prod(self.tile) * self.dtype.itemsize
 
 
 @lru_cache(maxsize=32)
@@ -97,6 +122,17 @@ def _text(key: Any) -> str:
     if not isinstance(key, tuple) or not all(isinstance(k, slice) for k in key):
         return str(key)
     return ", ".join(f"{axis} {k.start}:{k.stop}" for axis, k in zip((Y, X, ENERGY), key, strict=False))
+
+
+def reads_of_tiles(source: CountsSource) -> Reads:
+    """Return what a pass over all tiles reads."""
+
+    def stored() -> Stored:
+        height, width, _ = source.shape
+        corners = list(product(range(0, height, source.tile[0]), range(0, width, source.tile[1])))
+        return Stored(len(corners), sum(source.stored_bytes(y, x) for y, x in corners))
+
+    return Reads("tiles of the map", stored)
 
 
 def counts_source(location: str, version: str, path: str = f"{MAP_GROUP}/{COUNTS}") -> CountsSource:

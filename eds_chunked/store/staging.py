@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from eds_chunked import memory as machine
 from eds_chunked.errors import MemoryBudgetError, SourceError
 from eds_chunked.kernels.sparse import Csr, channel_dtype, concatenate, from_dense, take_pixels
-from eds_chunked.memory import MB, RESERVE, Need, format_size, n_cpus
+from eds_chunked.memory import MB, RESERVE, Need, Reads, Stored, format_size, n_cpus
 from eds_chunked.readers.base import Band, Box, MapHeader, Reader
 from eds_chunked.store.journal import ConversionPlan
 from eds_chunked.store.tile_codecs import TILE_CODECS
@@ -84,7 +85,12 @@ def plan_staging(reader: Reader, conversion: ConversionPlan, *, memory: str | in
         fixed = reader.peak_bytes(rows) + flat
         need = Need("convert", fixed + 2 * min(side, height) * width * a_pixel, job.n_bytes(side * side * a_pixel))
         try:
-            chosen = machine.plan(need, memory=memory)
+            chosen = machine.plan(
+                need,
+                memory=memory,
+                reads=[Reads("source", lambda: Stored(1, int(conversion.source.get("size", 0))))],
+                writes=math.prod(conversion.shape) * itemsize + flat,
+            )
         except MemoryBudgetError:
             if not attempts:
                 raise

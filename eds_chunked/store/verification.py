@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,9 @@ from eds_chunked import progress, schema
 from eds_chunked.errors import EdsError
 from eds_chunked.in_order import in_order
 from eds_chunked.kernels.sparse import Csr, channel_dtype, from_dense, take_pixels
-from eds_chunked.memory import Need, plan
+from eds_chunked.memory import Need, Reads, Stored, plan
 from eds_chunked.store.backend import Location, WholeStore, exists, list_dir, location_text, zarr_store
-from eds_chunked.store.chunks import StoredTiles, stored_tiles
+from eds_chunked.store.chunks import DAMAGE, StoredTiles, stored_tiles
 from eds_chunked.store.drafts import revision_numbers
 from eds_chunked.store.journal import TileRecord, digest
 from eds_chunked.store.layout import ROOT_DOCUMENT, group_document, revision_group
@@ -127,7 +128,7 @@ def verify(store: Location, *, memory: str | int | None = None) -> Verification:
     except Exception as error:  # whatever Zarr makes of a damaged document
         damage = (f"{_COUNTS_ARRAY}: unreadable ({_words(error)})", *beside.values())
         return Verification(location_text(store), 0, 0, (), damage, has_journal=True)
-    chosen = plan(counts.need(), memory=memory)
+    chosen = plan(counts.need(), memory=memory, reads=[counts.reads()])
     record = read_record(zarr_store(store, read_only=True), counts.layout(store))
     stored = {name: counts.beside(name) if f"{schema.MAP_GROUP}/{name}" not in beside else None for name in _SURVEYED}
     totals = stored[schema.TOTAL_COUNTS]
@@ -194,6 +195,19 @@ class _StoredCounts:
             for size, side in zip(self.shape[:2], self.side, strict=True)
         )
         return list(itertools.product(rows, columns))
+
+    def reads(self) -> Reads:
+        """Return what a look at every tile reads; tiles that are absent, or their size, are found out then."""
+        return Reads("tiles of the map", self._stored)
+
+    def _stored(self) -> Stored:
+        if self.tiles is None:
+            return Stored(self.n_tiles, self.array.nbytes)
+        n_bytes = 0
+        for row, column in itertools.product(*map(range, self.tiles.grid)):
+            with suppress(*DAMAGE):
+                n_bytes += self.tiles.n_bytes(row, column)
+        return Stored(self.n_tiles, n_bytes)
 
     def layout(self, store: Location) -> Layout:
         """Return what the plan of a journal has to agree with."""
