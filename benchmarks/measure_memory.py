@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import eds_chunked as edc
-from benchmarks.tasks import CONVERT
 from eds_chunked import memory, schema, workflow
 from eds_chunked.dry_run import noted_plans
 from eds_chunked.errors import MemoryBudgetError
@@ -58,7 +57,7 @@ def _beside(cell: Cell, name: str) -> str:
 
 
 STEPS: dict[str, Callable[[Cell], object]] = {
-    CONVERT: lambda cell: edc.convert(rock_of(cell), _beside(cell, "new.zarr"), memory=cell.budget),
+    "convert": lambda cell: edc.convert(rock_of(cell), _beside(cell, "new.zarr"), memory=cell.budget),
     "pca": lambda cell: workflow.pca_step(cell.store, memory=cell.budget, name=_AGAIN),
     "pca, randomized": lambda cell: workflow.pca_step(
         cell.store, memory=cell.budget, name=_AGAIN, solver="randomized", n_components=5
