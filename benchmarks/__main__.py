@@ -16,6 +16,7 @@ NAMES = (
     "memory",
     "nmf_accuracy",
     "nmf_order",
+    "scaling",
     "shapes",
     "spectra",
 )
