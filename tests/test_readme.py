@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from eds_chunked import figures
 from eds_chunked.cli import main
 from eds_chunked.synthetic import rock
 from tests import bcf_files
+from tests.dask_processes import DaskProcesses
 from tests.ripple_files import write_ripple
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -78,9 +80,21 @@ def test_the_readme_has_both() -> None:
     assert len(COMMANDS) > 10
 
 
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a cluster, as the README has the user start one."""
+    cluster = DaskProcesses(tmp_path_factory.mktemp("dask"))
+    try:
+        cluster.start(1)
+        yield cluster.address
+    finally:
+        cluster.stop()
+
+
 @pytest.mark.usefixtures("_small_pictures")
-def test_the_commands(place: Path) -> None:
+def test_the_commands(place: Path, scheduler: str) -> None:
     for command in COMMANDS:
+        command = command.replace("tcp://host:8786", scheduler)
         # The second road converts another file to the name that the first one has used.
         words = shlex.split(command)[1:]
         if words[0] == "convert":
