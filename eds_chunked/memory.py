@@ -217,13 +217,14 @@ listener: ContextVar[Callable[[Plan], None] | None] = ContextVar("listener", def
 class Budget:
     """What one process may hold (``limit``), what it holds already (``idle``), and the threads it may use.
 
-    ``holder`` says which process that is, where it is not the one that asks.
+    ``holder`` says which process that is, where it is not the one that asks, and ``processes`` how many there are.
     """
 
     limit: int
     idle: int
     threads: int
     holder: str = ""
+    processes: int = 1
 
     @property
     def room(self) -> int:

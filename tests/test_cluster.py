@@ -22,6 +22,7 @@ from eds_chunked.engine.planning import budget, plan
 from eds_chunked.engine.scratch import scratch_folder
 from eds_chunked.errors import ClusterError, CountsError, MemoryBudgetError
 from eds_chunked.memory import MB, Need
+from eds_chunked.phases import segment
 from eds_chunked.store.conversion import convert
 from eds_chunked.store.opening import open_map
 from eds_chunked.store.results import load
@@ -72,6 +73,13 @@ def client(processes):
 def test_a_step_gives_on_workers_what_it_gives_on_threads(client, made, step):
     store, expected = made
     assert_same(load(store, STEPS[step](store)), expected[step])
+
+
+def test_phases_of_a_large_map_do_not_come_to_the_client(client, made, tmp_path, monkeypatch):
+    store, expected = made
+    monkeypatch.setattr(segment, "IN_MEMORY", 100)
+    with dask.config.set({"temporary-directory": str(tmp_path)}):
+        assert_same(load(store, STEPS["phases"](store)), expected["phases"])
 
 
 def test_a_file_is_converted_by_a_worker(client, source, store, tmp_path, monkeypatch):

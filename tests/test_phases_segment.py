@@ -234,6 +234,7 @@ IN_A_PROCESS = """
 import json, sys
 import numpy as np, dask.array as da, xarray as xr
 from eds_chunked import memory, schema
+from eds_chunked.dry_run import noted_plans
 from eds_chunked.phases import segment
 
 def block(block_info=None):
@@ -251,12 +252,8 @@ def nmf(n):
 
 memory.return_freed_memory_to_the_system()
 segment.segment_phases(nmf(300))
-plans = []
-def plan(need, **given):
-    plans.append(planned(need, **given))
-    return plans[-1]
-planned, segment.plan = segment.plan, plan
-phases = segment.segment_phases(nmf(2000), memory=sys.argv[1] if len(sys.argv) > 1 else None)
+with noted_plans() as plans:
+    phases = segment.segment_phases(nmf(2000), memory=sys.argv[1] if len(sys.argv) > 1 else None)
 print(json.dumps({"peak": memory.peak_resident(), "projected": plans[0].peak, "reserve": memory.RESERVE,
                   "idle": plans[0].idle, "pixels": phases.n_pixels.values.tolist()}))
 """
@@ -279,6 +276,16 @@ def test_a_map_of_four_million_pixels_stays_within_the_projected_memory():
     code, errors, said = in_a_process(f"{smallest}MB")
     assert code == 0, errors
     assert said["peak"] <= smallest * 10**6
+
+
+def test_a_large_map_is_kept_on_disk_and_is_the_same(monkeypatch):
+    nmf = made_nmf(chunks=(3, 10, 13))
+    expected = segment_phases(nmf, min_size=4)
+    monkeypatch.setattr(segment, "IN_MEMORY", TRUTH.size - 1)
+    found = segment_phases(nmf, min_size=4)
+    assert {name for name in found if found[name].chunks} == {schema.MASK, schema.LABEL, schema.MARGIN}
+    assert {name for name in expected if expected[name].chunks} == set()
+    xr.testing.assert_identical(found.compute(), expected)
 
 
 def test_too_small_a_budget_is_refused_before_any_reading():

@@ -73,7 +73,8 @@ def _of_a_worker(client: Any, memory: str | int | None) -> Budget:
     limit = min((int(worker["memory_limit"]) for worker in workers.values() if worker["memory_limit"]), default=0)
     unasked = share_of(limit) if limit else machine.DEFAULT_LIMIT
     threads = min(int(worker["nthreads"]) for worker in workers.values())
-    return Budget(unasked if memory is None else machine.parse_size(memory), idle + RESERVE, threads, "worker")
+    limit = unasked if memory is None else machine.parse_size(memory)
+    return Budget(limit, idle + RESERVE, threads, "worker", len(workers))
 
 
 def _check_and_prepare(client: Any) -> int:

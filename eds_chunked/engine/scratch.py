@@ -8,7 +8,9 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Mapping
 from itertools import product
+from typing import Any
 
 import dask
 import dask.array as da
@@ -50,6 +52,39 @@ def scratch_folder() -> str:
                 fix="DASK_TEMPORARY_DIRECTORY=/a/shared/folder where the step is started",
             )
     return folder
+
+
+_MAP_CHUNK = 512
+
+
+def scratch_map(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    """Return an array (..., y, x) of zeros on disk, in layers of squares, which is deleted when the process ends."""
+    return zarr.create_array(
+        zarr_store(scratch_folder()),
+        name=name,
+        shape=shape,
+        chunks=(*(1 for _ in shape[:-2]), *(min(_MAP_CHUNK, length) for length in shape[-2:])),
+        dtype=dtype,
+        compressors=BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"),
+        fill_value=0,
+    )
+
+
+def lazy_on(target: Any) -> da.Array:
+    """Return an array on disk as a lazy one, in chunks of four of its own."""
+    side = 2 * _MAP_CHUNK
+    return da.from_array(target, chunks=(*(1 for _ in target.shape[:-2]), side, side))
+
+
+def kept_on_disk(maps: Mapping[str, da.Array]) -> list[da.Array]:
+    """Compute maps (..., y, x) into scratch stores, all of them at once, and return them lazy on these.
+
+    On a cluster workers write them: nothing of them comes to the client.
+    """
+    targets = [scratch_map(name, values.shape, values.dtype) for name, values in maps.items()]
+    sources = [values.rechunk(target.chunks) for values, target in zip(maps.values(), targets, strict=True)]
+    da.store(sources, targets, lock=False)
+    return [lazy_on(target) for target in targets]
 
 
 Cell = tuple[int, int]

@@ -9,13 +9,11 @@ from typing import Any, Literal
 import dask.array as da
 import numpy as np
 import xarray as xr
-import zarr
-from zarr.codecs import BloscCodec
 
 from eds_chunked import progress, schema
 from eds_chunked.dask_cluster import on_one_worker
 from eds_chunked.engine.planning import budget
-from eds_chunked.engine.scratch import scratch_folder
+from eds_chunked.engine.scratch import lazy_on, scratch_map
 from eds_chunked.errors import MemoryBudgetError, ParameterError
 from eds_chunked.grains.measure import GrainShapes, Grid, grain_columns, measure_window
 from eds_chunked.grains.numbering import BLOCK_BYTES, Numbered, number_grains, put_window
@@ -24,7 +22,6 @@ from eds_chunked.grains.windows import Layer, Window, windows_of
 from eds_chunked.memory import MB, Need, Plan, format_size
 from eds_chunked.phases.cleaning import min_size_in_pixels
 from eds_chunked.phases.sums import check_same_map
-from eds_chunked.store.backend import zarr_store
 from eds_chunked.store.provenance import result_attributes
 from eds_chunked.store.results import reads_of
 
@@ -37,7 +34,6 @@ WINDOW_PIXELS = 2**22
 """Largest window, in which the full-size map (1295 x 1820) lies whole."""
 SMALLEST_WINDOW = 2**18
 """Pixels of a window below which a budget is refused."""
-_CHUNK = 512
 _BYTES_OF_A_GRAIN = 8 * len(schema.GRAIN_COLUMNS)
 
 
@@ -164,7 +160,7 @@ def separate_grains(
     )
 
     in_memory = len(layers) * grid.shape[0] * grid.shape[1] <= WINDOW_PIXELS
-    places = [None if in_memory else _scratch(grid.shape) for _ in layers]
+    places = [None if in_memory else scratch_map(schema.GRAIN_LABEL, grid.shape, np.dtype(np.int32)) for _ in layers]
     work = _Separation(grid, h if method == H_MAXIMA else None, how, most)
     targets, parts, numbers = on_one_worker(work, layers, places, counts)
     shapes = GrainShapes.joined(parts)
@@ -313,24 +309,8 @@ def _check_room(windows: list[Window], grid: Grid, *, how: Plan, most: int) -> N
     )
 
 
-def _scratch(shape: tuple[int, int]) -> Any:
-    """Return an array (y, x) of zeros on disk, which is deleted when the process ends."""
-    return zarr.create_array(
-        zarr_store(scratch_folder()),
-        name=schema.GRAIN_LABEL,
-        shape=shape,
-        chunks=(_CHUNK, _CHUNK),
-        dtype=np.int32,
-        compressors=BloscCodec(cname="lz4", clevel=1, shuffle="shuffle"),
-        fill_value=0,
-    )
-
-
 def _label_variable(targets: list[Any], source: str) -> xr.Variable:
-    maps = [
-        target if isinstance(target, np.ndarray) else da.from_array(target, chunks=(2 * _CHUNK, 2 * _CHUNK))
-        for target in targets
-    ]
+    maps = [target if isinstance(target, np.ndarray) else lazy_on(target) for target in targets]
     dims: tuple[str, ...] = (schema.Y, schema.X)
     if source == schema.LABEL:
         return xr.Variable(dims, maps[0], schema.attributes(schema.GRAIN_LABEL))

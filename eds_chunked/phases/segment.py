@@ -10,7 +10,8 @@ import numpy as np
 import xarray as xr
 
 from eds_chunked import schema
-from eds_chunked.engine.planning import plan
+from eds_chunked.engine.planning import budget
+from eds_chunked.engine.scratch import kept_on_disk
 from eds_chunked.errors import ParameterError
 from eds_chunked.memory import MB, Need
 from eds_chunked.phases.cleaning import area_of_min_size, fill_small_holes, min_size_in_pixels, remove_small_objects
@@ -28,6 +29,9 @@ _BLOCK_BYTES = 8 * 2**20
 
 MIN_SIZE = 100
 """Pixels of the smallest object that is kept, on a map of at least a thousand times as many."""
+
+IN_MEMORY = 2**22
+"""Pixels up to which masks and labels are in memory, as the grains of such a map are."""
 
 MIN_AREA = "min_area_um2"
 """Parameter of a result: the area that was asked for, where ``min_size`` was given as one."""
@@ -79,7 +83,8 @@ def segment_phases(
     Returns
     -------
     xarray.Dataset
-        In memory: ``mask`` (phase, y, x) bool, ``label`` (y, x) uint8 (0 unassigned, 1..n, 255 mixed), ``margin``
+        In memory up to 4 million pixels, else lazy on a scratch store that lives as long as the process: ``mask``
+        (phase, y, x) bool, ``label`` (y, x) uint8 (0 unassigned, 1..n, 255 mixed), ``margin``
         (y, x) float32, and per phase ``threshold``, ``n_pixels`` and ``area_fraction``, the last two of the masks.
         Phase i is the i-th component.
 
@@ -133,9 +138,9 @@ def segment_phases(
     # Before the first pass: a wrong parameter should cost no reading.
     check_decision(factor_sums=factor_sums, mixed_margin=mixed_margin)
     n_phases, height, width = loadings.shape
-    how = plan(
-        _need(loadings),
-        memory=memory,
+    allowed = budget(memory)
+    how = allowed.plan(
+        _need(loadings, allowed.processes),
         reads=[reads_of(nmf, schema.LOADINGS, 4)],
         writes=(n_phases + 6) * height * width + 8 * (height + width + 4 * n_phases),
     )
@@ -154,14 +159,19 @@ def segment_phases(
             # A pixel that is left out is in no phase, whatever hole of a mask was filled about it.
             cleaned.append((fill_small_holes(objects, min_size=fewest) & known).persist())
         del above, raw, shaped, objects
-        label, margin = dask.compute(
-            *exclusive_labels(loadings, masks=da.stack(cleaned), factor_sums=factor_sums, mixed_margin=mixed_margin)
+        label, margin = exclusive_labels(
+            loadings, masks=da.stack(cleaned), factor_sums=factor_sums, mixed_margin=mixed_margin
         )
-        mask = np.empty((len(cleaned), *label.shape), np.bool_)
-        for place in range(len(mask)):
-            mask[place] = cleaned.pop(0).compute()
-
-    n_pixels = mask.sum(axis=(1, 2), dtype=np.int64)
+        if height * width <= IN_MEMORY:
+            label, margin = dask.compute(label, margin)
+            mask = np.empty((len(cleaned), *label.shape), np.bool_)
+            for place in range(len(mask)):
+                mask[place] = cleaned.pop(0).compute()
+        else:
+            maps = {schema.MASK: da.stack(cleaned), schema.LABEL: label, schema.MARGIN: margin}
+            mask, label, margin = kept_on_disk(maps)
+            del cleaned, maps
+        n_pixels = np.asarray(mask.sum(axis=(1, 2), dtype=np.int64))
     variables = {
         schema.MASK: mask,
         schema.LABEL: label,
@@ -189,12 +199,12 @@ def segment_phases(
     )
 
 
-def _need(loadings: da.Array) -> Need:
+def _need(loadings: da.Array, processes: int) -> Need:
     n, height, width = loadings.shape
     pixels = math.prod(max(sizes) for sizes in loadings.chunks[1:])
     # Masks as they come and cleaned, the labels of the objects of a phase, label and margin in pieces and whole. Of a
     # block: its pieces, joined, two copies of one without what is not finite, and what labels are made of.
-    fixed = _LOADED + (2 * n + 12) * height * width
+    fixed = _LOADED + (2 * n + 12) * height * width // processes
     return Need("phases", fixed, (5 * loadings.dtype.itemsize * n + 24) * pixels)
 
 

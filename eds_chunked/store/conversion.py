@@ -17,6 +17,7 @@ import xarray as xr
 
 from eds_chunked import progress, schema
 from eds_chunked.dask_cluster import active_client, on_one_worker
+from eds_chunked.dry_run import is_dry
 from eds_chunked.errors import (
     CountsError,
     EdsError,
@@ -136,38 +137,51 @@ def convert(
     """
     if codec is not None and codec not in TILE_CODECS:
         raise ParameterError("codec", found=repr(codec), expected=" or ".join(TILE_CODECS), fix="--codec counts")
-    if active_client() is not None and isinstance(source, str | os.PathLike):
+    given: dict[str, Any] = {
+        "asked": {"region": region, "energy": energy, "rebin": rebin, "energy_scale": energy_scale},
+        "pick": pick,
+        "salvage": salvage,
+        "codec": codec,
+        "shards": shards,
+        "memory": memory,
+        "overwrite": overwrite,
+    }
+    if active_client() is not None and isinstance(source, str | os.PathLike) and not is_dry():
         # The file is read once, from its beginning to its end: that is work for one worker. Should it be lost, another
         # one goes on where it was.
-        on_one_worker(
-            convert,
-            os.path.abspath(source),
-            location_text(store),
-            pick=pick,
-            region=region,
-            energy=energy,
-            rebin=rebin,
-            energy_scale=energy_scale,
-            salvage=salvage,
-            codec=codec,
-            shards=shards,
-            memory=memory,
-            resume=resume or state_of(store) is State.NOTHING,
-            overwrite=overwrite,
-        )
-        return open_map(store)
+        resume = resume or state_of(store) is State.NOTHING
+        told = on_one_worker(_convert, os.path.abspath(source), location_text(store), resume=resume, **given)
+    else:
+        told = _convert(source, store, resume=resume, **given)
+    for text in told:
+        warnings.warn(text, stacklevel=3)  # the caller, past the run log
+    return open_map(store)
+
+
+def _convert(
+    source: Location | Reader,
+    store: Location,
+    *,
+    asked: dict[str, Any],
+    pick: str | int | None,
+    salvage: bool,
+    codec: str | None,
+    shards: bool | None,
+    memory: str | int | None,
+    resume: bool,
+    overwrite: bool,
+) -> list[str]:
+    """Convert, and return what the user should be warned of."""
     with building_site(store, resume=resume, overwrite=overwrite) as site:
         begun = None if site.found is State.NOTHING else plan_at(site.place, at=site.target)
         if site.found is State.WHOLE and begun is None:
             # Of an early version of the package, which kept no journal.
-            warnings.warn(_whole_already(site), stacklevel=3)
-            return open_map(store)
+            return [_whole_already(site)]
         pick = pick if begun is None or pick is not None else begun.pick
         reader = source
         if isinstance(reader, str | os.PathLike):
             reader = open_source(Path(reader), pick=pick, salvage=salvage, memory=memory)
         facts = source_facts(reader.header)
-        asked: dict[str, Any] = {"region": region, "energy": energy, "rebin": rebin, "energy_scale": energy_scale}
         if begun is not None and not reader.header.parameters:
             asked = _arguments(begun.selection) | {name: value for name, value in asked.items() if value is not None}
         reader = selected(reader, **asked)
@@ -186,9 +200,7 @@ def convert(
                 site, _Work(reader, plan, budget, salvage), resume=begun is not None
             )
         site.finish()
-    for text in told:
-        warnings.warn(text, stacklevel=3)  # the caller, past the run log
-    return open_map(store)
+    return told
 
 
 def _whole_already(site: Site) -> str:

@@ -22,6 +22,9 @@ _TYPICAL_FILL = 0.1
 _LEAST_FILL = 0.01
 """The same where the budget is small. A map that turns out denser is refused then, with what it takes to go on."""
 
+_LOADED = 15 * MB
+"""Code that a first conversion loads."""
+
 _BANDS = 0.25
 """Share of what is free that the height of the bands may take."""
 
@@ -71,8 +74,8 @@ def plan_staging(reader: Reader, conversion: ConversionPlan, *, memory: str | in
     dense = 0 if TILE_CODECS[conversion.codec].independent_of_dtype else _DENSE_COPIES * side * side * n_channels
     unit = 1 if conversion.shard is None else conversion.shard[1] // conversion.tile[1]
     job = Job(min(unit, -(-width // side)), dense * itemsize)
-    # The survey, and its maps on their way into the store.
-    flat = 40 * height * width
+    # The survey, its maps on their way into the store, and what is loaded when they are written.
+    flat = _LOADED + 40 * height * width
     a_value = channel_dtype(n_channels).itemsize + itemsize
     rows = min(side, height)
     free = machine.resolve_limit(memory) - machine.resident() - RESERVE - flat
