@@ -21,6 +21,7 @@ SHAPE = (83, 107, 131)
 
 STEPS: dict[str, Callable[[Path], str]] = {
     "pca": lambda store: workflow.pca_step(store, n_components=5),
+    "pca incremental": lambda store: workflow.pca_step(store, n_components=3, solver="incremental", name="incremental"),
     "nmf": lambda store: workflow.nmf_step(store, n_components=3, max_epochs=5),
     "nmf blockwise": lambda store: workflow.nmf_step(
         store, n_components=3, solver="blockwise", max_epochs=5, early_stop=False, name="blockwise"

@@ -17,6 +17,7 @@ from distributed import WorkerPlugin
 CALLS = {
     "convert": ("eds_chunked.store.conversion", "_write_unit"),
     "pca": ("eds_chunked.engine.blocks", "Blocks.load"),
+    "pca incremental": ("eds_chunked.engine.blocks", "Blocks.load"),
     "nmf": ("eds_chunked.engine.blocks", "Blocks.load"),
     "nmf blockwise": ("eds_chunked.engine.blocks", "Blocks.load"),
     "cluster": ("eds_chunked.phases.clustering", "_label_block"),

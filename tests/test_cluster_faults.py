@@ -163,6 +163,7 @@ def test_a_damaged_tile_is_named(step, client, store):
 
 CTRL_C = {
     "pca": ["pca", "-k", "5"],
+    "pca incremental": ["pca", "-k", "3", "--solver", "incremental"],
     "nmf": ["nmf", "-k", "3"],
     "nmf blockwise": ["nmf", "-k", "3", "--solver", "blockwise"],
     "cluster": ["cluster", "-k", "3"],

@@ -16,6 +16,7 @@ from sklearn.base import clone
 from sklearn.utils import get_tags
 
 from eds_chunked import schema
+from eds_chunked.dask_cluster import on_one_worker
 from eds_chunked.decomposition.channel_sums import sum_channels
 from eds_chunked.decomposition.projection import ProjectWork
 from eds_chunked.decomposition.result import template, variable
@@ -29,7 +30,7 @@ from eds_chunked.engine.shuffle import pool_bytes, reads_of_batches, shuffled_ba
 from eds_chunked.errors import EdsError, ParameterError
 from eds_chunked.kernels.reduce import pixel_sums
 from eds_chunked.kernels.sparse import Csr, take_pixels, to_dense
-from eds_chunked.memory import Need
+from eds_chunked.memory import Need, Plan
 
 Array = np.ndarray[Any, Any]
 
@@ -160,14 +161,9 @@ def decompose(
     check_not_empty(sums)
     root = np.sqrt(nonzero_or_one(sums)) if noise == POISSON else np.ones(blocks.n_channels)
     rows = replace(rows, root=root)
-    pixel: Any = None
-    for epoch in range(epochs):
-        for batch in shuffled_batches(blocks, size=int(batch_size), seed=int(seed), epoch=epoch, plan=how):
-            given = rows.of(batch.counts)
-            pixel = given[:1].copy()
-            with _naming(estimator, "partial_fit"):
-                estimator.partial_fit(given)
-            del given, batch
+    estimator, pixel = on_one_worker(
+        _learned, estimator, blocks, rows, epochs=epochs, batch_size=int(batch_size), seed=int(seed), how=how
+    )
 
     n_values = _transformed(estimator, pixel).shape[1]
     factors = _factors(estimator, n_values, blocks.n_channels)
@@ -197,6 +193,21 @@ def decompose(
     fit = _Transform(estimator, rows, int(batch_size), undo_scaling=factors is not None)
     run_pass(blocks, ProjectWork(draft.target(schema.LOADINGS), n_values, fit), np.add, plan=how)
     return Decomposed(draft.open(), estimator)
+
+
+def _learned(
+    estimator: Any, blocks: Blocks, rows: _Rows, *, epochs: int, batch_size: int, seed: int, how: Plan
+) -> tuple[Any, Any]:
+    """Have an estimator see all pixels, and return it, and the row of one of them; on a cluster one worker does."""
+    pixel: Any = None
+    for epoch in range(epochs):
+        for batch in shuffled_batches(blocks, size=batch_size, seed=seed, epoch=epoch, plan=how):
+            given = rows.of(batch.counts)
+            pixel = given[:1].copy()
+            with _naming(estimator, "partial_fit"):
+                estimator.partial_fit(given)
+            del given, batch
+    return estimator, pixel
 
 
 @dataclass(frozen=True)
