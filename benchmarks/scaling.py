@@ -31,8 +31,11 @@ import psutil
 from distributed import Client, LocalCluster, get_task_stream
 
 import eds_chunked as edc
+from benchmarks import machine
 from benchmarks.cluster_model import Machines, Pass, simulate
-from eds_chunked import workflow
+from benchmarks.machine import forget_peak
+from eds_chunked import memory, workflow
+from eds_chunked.dry_run import noted_plans
 from eds_chunked.engine import lanes
 from eds_chunked.engine.blocks import Blocks, blocks_of
 from eds_chunked.store.layout import tile_shape
@@ -59,18 +62,26 @@ MOST_TASKS = 200_000
 
 @dataclass(frozen=True)
 class Measured:
-    """A step on some workers: seconds, tasks, bytes of the graphs, and bytes over the loopback interface in all."""
+    """A step on some workers: seconds, tasks, bytes of the graphs, and bytes over the loopback interface in all.
+
+    Of the resident memory the largest of a worker, what was projected for it, and that of the client.
+    """
 
     seconds: float
     n_tasks: int
     graph_bytes: int
     traffic: int
+    worker_peak: int
+    projected: int
+    client_peak: int
     stream: list[dict[str, Any]]
 
 
 @contextmanager
 def cluster(n_workers: int, folder: Path) -> Iterator[Client]:
     """Give a cluster of worker processes of one thread each."""
+    # Benchmarks are not a package of the workers.
+    cloudpickle.register_pickle_by_value(machine)
     with (
         dask.config.set({"temporary-directory": str(folder), "distributed.worker.use-file-locking": False}),
         LocalCluster(n_workers=n_workers, threads_per_worker=1, memory_limit="4GB", dashboard_address=":0") as made,
@@ -91,8 +102,10 @@ def measure(step: Step, store: str, client: Client) -> Measured:
 
     lanes._graph = noted
     try:
+        forget_peak()
+        client.run(forget_peak)
         before = psutil.net_io_counters(pernic=True)["lo"].bytes_sent
-        with get_task_stream(client) as stream:
+        with get_task_stream(client) as stream, noted_plans() as plans:
             begin = perf_counter()
             step(store)
             seconds = perf_counter() - begin
@@ -100,7 +113,10 @@ def measure(step: Step, store: str, client: Client) -> Measured:
     finally:
         lanes._graph = original
     graph_bytes = sum(len(cloudpickle.dumps(dict(graph.__dask_graph__()))) for graph in graphs)
-    return Measured(seconds, len(stream.data), graph_bytes, traffic, stream.data)
+    peak = max(client.run(memory.peak_resident).values())
+    projected = max(plan.peak for plan in plans)
+    client_peak = memory.peak_resident()
+    return Measured(seconds, len(stream.data), graph_bytes, traffic, peak, projected, client_peak, stream.data)
 
 
 def pass_of(measured: Measured, n_lanes: int) -> Pass:
@@ -155,13 +171,17 @@ def main() -> None:
                     print(f"{name}, {n_workers}: {found[name, n_workers].seconds:.1f} s", file=sys.stderr)
     n_lanes = len(blocks_of(open_map(store)).lanes())
     print(f"{given.shape}, {given.counts:g} counts a pixel, {n_lanes} lanes; {1e3 * per_task:.2f} ms a task\n")
-    print("| step | 1 worker s | 2 workers s | times as fast | tasks | graphs kB | loopback MB |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    print(
+        "| step | 1 worker s | 2 workers s | times as fast | tasks | graphs kB | loopback MB | "
+        "worker MB of projected | client MB |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for name in STEPS:
         one, two = found[name, 1], found[name, 2]
         print(
             f"| {name} | {one.seconds:.1f} | {two.seconds:.1f} | {one.seconds / two.seconds:.2f} | {two.n_tasks} | "
-            f"{two.graph_bytes / 1e3:.0f} | {two.traffic / 1e6:.0f} |"
+            f"{two.graph_bytes / 1e3:.0f} | {two.traffic / 1e6:.0f} | {two.worker_peak / 1e6:.0f} of "
+            f"{two.projected / 1e6:.0f} | {two.client_peak / 1e6:.0f} |"
         )
     _print_model(found, n_lanes, per_task)
 
