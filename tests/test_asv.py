@@ -14,6 +14,8 @@ from benchmarks.asv_suite import codec, imports, steps
 
 CONF = Path(steps.__file__).parents[1] / "asv.conf.json"
 SMALL = {"shape": (67, 71, 97), "chunk": (11, 13, 97)}
+ROOMY = "6GB"
+"""A budget is of a whole process, and this one has run many tests."""
 KINDS = ("time_", "peakmem_", "track_", "timeraw_")
 SUITES = [
     one
@@ -45,6 +47,7 @@ def cached(folder):
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(steps._OnAStore, "shape", SMALL["shape"])
+            patch.setattr(steps, "MEMORY", ROOMY)
             return steps._OnAStore().setup_cache()
     finally:
         os.chdir(before)
@@ -53,6 +56,7 @@ def cached(folder):
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.__name__)
 def test_every_benchmark_runs(suite, cached, folder, monkeypatch):
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(steps, "MEMORY", ROOMY)
     for name, small in SMALL.items():
         if hasattr(suite, name):
             monkeypatch.setattr(suite, name, small)

@@ -74,7 +74,7 @@ LAZY = {"open", "open_tree", "load", "read_log", "reconstruct", "exclude", "rebi
 LAZY |= {"to_hyperspy", "from_hyperspy", "read_learning_results", "mean_spectra"}
 COMPUTES = {
     "write_learning_results",
-    *("run", "convert", "calibrate", "clean", "save", "export", "verify", "write_report", "write_results"),
+    *("run", "plan", "convert", "calibrate", "clean", "save", "export", "verify", "write_report", "write_results"),
     *("decompose", "residual", "pca", "nmf", "advise_components", "segment_phases", "modal_table", "phase_spectra"),
     *("association", "merge_phases", "grain_spectra", "write_spectra"),
     *("component_stability", "cluster", "identify_elements"),

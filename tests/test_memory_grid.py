@@ -10,10 +10,10 @@ from benchmarks.measure_memory import STEPS, Cell, Held
 
 def test_a_small_part_of_the_grid(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--sizes", "150x200", "--budgets", "smallest", "1GB", "--threads", "2"]
-    code = memory.main([*given, "--steps", "pca", "spectra"])
+    code = memory.main([*given, "--steps", "convert", "pca", "spectra"])
     printed = capsys.readouterr().out
     assert code == 0, printed
-    assert printed.count("\n| ") == 3
+    assert printed.count("\n| ") == 4
     assert "**" not in printed
 
 

@@ -133,10 +133,10 @@ def speaking(verb: Verb) -> Verb:
         help="What stderr tells: debug, info, warning or error.",
     )
     @functools.wraps(verb)
-    def speak(*args: Any, as_json: bool, quiet: bool, log_level: str, dry_run: bool = False, **given: Any) -> Any:
+    def speak(*args: Any, as_json: bool, quiet: bool, log_level: str, plan_only: bool = False, **given: Any) -> Any:
         with warnings.catch_warnings(), _log_to_stderr("error" if quiet else log_level):
             output = Output(as_json=as_json, quiet=quiet)
-            if not dry_run:
+            if not plan_only:
                 return verb(output, *args, **given)
             return _tell_plan(output, lambda: verb(output, *args, **given))
 
@@ -192,7 +192,10 @@ _MEMORY = (
         show_default="half of what is free, at most 4GB",
     ),
     click.option(
-        "--dry-run", is_flag=True, help="Print what it would read and write, and its peak memory; write nothing."
+        "--dry-run",
+        "plan_only",
+        is_flag=True,
+        help="Print what it would read and write, and its peak memory; write nothing.",
     ),
 )
 memory = options(*_MEMORY)

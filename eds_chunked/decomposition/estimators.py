@@ -308,7 +308,7 @@ def _dtype(estimator: Any) -> np.dtype[Any]:
 
 def _foretold(estimator: Any) -> int:
     given = estimator.get_params(deep=False)
-    return max((int(given[name]) for name in _NAMED if isinstance(given.get(name), Integral)), default=1)
+    return max(1, *(int(given[name]) for name in _NAMED if isinstance(given.get(name), Integral)), 1)
 
 
 def _transform_need(blocks: Blocks, rows: _Rows, filled: float, batch_size: int, n_values: int) -> Need:

@@ -16,7 +16,7 @@ import xarray as xr
 from eds_chunked import progress, schema
 from eds_chunked.errors import ParameterError
 from eds_chunked.in_order import in_order
-from eds_chunked.memory import Need, plan
+from eds_chunked.memory import MB, Need, plan
 from eds_chunked.store.backend import Location, is_remote, location_text
 from eds_chunked.store.hyperspy_tree import Tree, axis_of, metadata_tree, original_metadata_tree
 from eds_chunked.store.opening import open_map
@@ -32,6 +32,9 @@ _CHUNK_BYTES = 2**20
 _DEFLATE_LEVEL = 1
 _GROUP = "map"
 _STORE = ".zarr"
+
+_LOADED = 30 * MB
+"""HDF5 and what RosettaSciIO loads to write it."""
 
 
 @recorded("export")
@@ -119,7 +122,10 @@ def _write_hspy(ds: xr.Dataset, path: Path, memory: str | int | None) -> None:
     tile = int(np.prod(source.tile)) * source.dtype.itemsize
     # Of each tile: as decoded, the codec's buffer, one padded chunk after the other, and their compressed bytes twice.
     chosen = plan(
-        Need("export", 0, 5 * tile), memory=memory, reads=[reads_of_tiles(source)], writes=ds[schema.COUNTS].nbytes
+        Need("export", _LOADED, 5 * tile),
+        memory=memory,
+        reads=[reads_of_tiles(source)],
+        writes=ds[schema.COUNTS].nbytes,
     )
     # RosettaSciIO knows how HyperSpy's trees go into HDF5. It names the group after the title, which may be no name in
     # HDF5, so the true title is put afterwards; and it would send the counts through a graph with a task per chunk.
