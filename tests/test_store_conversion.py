@@ -453,7 +453,7 @@ def test_a_map_denser_than_planned_is_refused_with_what_it_takes(tmp_path, monke
         convert(MadeReader(counts[:, :1]), tmp_path / "map.zarr", memory="1MB")
     del refused
     with pytest.raises(MemoryBudgetError, match="of counts in the") as refused:
-        convert(MadeReader(counts), tmp_path / "map.zarr", memory="310MB")
+        convert(MadeReader(counts), tmp_path / "map.zarr", memory="325MB")
     assert not os.listdir(tmp_path)
     named = refused.value.fix.removeprefix("--memory ")
     check_whole(convert(MadeReader(counts), tmp_path / "map.zarr", memory=named), counts)
