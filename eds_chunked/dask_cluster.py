@@ -6,6 +6,7 @@ the cluster. Steps ask for it where they start work. A task never does: what run
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 import warnings
@@ -124,11 +125,26 @@ def result_of(client: Any, future: Any, *, what: str) -> Any:
     ClusterError
         Workers were lost again and again, or the scheduler was.
     """
+    try:
+        with losses_told(what):
+            return future.result()
+    finally:
+        if not future.done():
+            _stop(client, future)
+
+
+@contextmanager
+def losses_told(what: str) -> Iterator[None]:
+    """Have what goes wrong with the active cluster within, if there is one, told as a ClusterError."""
+    client = active_client()
+    if client is None:
+        yield
+        return
     from distributed import KilledWorker
     from distributed.comm import CommClosedError
 
     try:
-        return future.result()
+        yield
     except KilledWorker as error:
         raise ClusterError(
             f"{what} on {client.scheduler.address}",
@@ -138,8 +154,9 @@ def result_of(client: Any, future: Any, *, what: str) -> Any:
             fix="look into the log of that worker; give workers more memory (dask worker --memory-limit), or fewer "
             "threads (--nthreads), or less to steps (--memory)",
         ) from error
-    except (CancelledError, CommClosedError, OSError) as error:
-        if client.status == "running" and not isinstance(error, CancelledError | CommClosedError):
+    except (Exception, asyncio.CancelledError) as error:
+        lost = isinstance(error, CancelledError | asyncio.CancelledError | CommClosedError)
+        if client.status == "running" and not lost:
             raise  # an error of the work itself
         raise ClusterError(
             f"{what} on {client.scheduler.address if client.scheduler else 'the cluster'}",
@@ -148,9 +165,6 @@ def result_of(client: Any, future: Any, *, what: str) -> Any:
             fix="start it and its workers again, then run the step again: what was saved before is whole, and "
             "a conversion goes on with --resume",
         ) from error
-    finally:
-        if not future.done():
-            _stop(client, future)
 
 
 def _stop(client: Any, future: Any) -> None:

@@ -19,7 +19,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from eds_chunked import progress
-from eds_chunked.dask_cluster import active_client
+from eds_chunked.dask_cluster import active_client, losses_told
 from eds_chunked.dry_run import is_dry
 from eds_chunked.engine.planning import budget
 from eds_chunked.engine.scheduling import scheduler, zarr_limits
@@ -130,7 +130,11 @@ def stage(counts: da.Array, *, memory: str | int | None = None) -> CountsSource:
     )
     height, width, _ = counts.shape
     places = list(product(_spans(height, cell[0]), _spans(width, cell[1])))
-    with progress.step(how.need.what, height * width) as done, zarr.config.set(zarr_limits(how.workers)):
+    with (
+        progress.step(how.need.what, height * width) as done,
+        zarr.config.set(zarr_limits(how.workers)),
+        losses_told(how.need.what),
+    ):
         for ys, xs in places:
             # Copied, since a view of a part would keep all of its chunk.
             part = counts[ys, xs].map_blocks(np.array, dtype=counts.dtype, meta=counts._meta).rechunk(tile)

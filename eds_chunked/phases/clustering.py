@@ -14,6 +14,7 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.mixture import GaussianMixture
 
 from eds_chunked import schema
+from eds_chunked.dask_cluster import losses_told
 from eds_chunked.decomposition.advice import advise_components
 from eds_chunked.decomposition.elbow import is_centred
 from eds_chunked.decomposition.sample import Draw
@@ -138,7 +139,7 @@ def cluster(
     loadings = da.asarray(part[schema.LOADINGS].data).rechunk((-1, _SIDE, _SIDE))
     # On a cluster the number of workers is its own. One thread each in the fit too: with several, sums come in the
     # order in which the threads end.
-    with dask.config.set(num_workers=how.workers), one_thread_each():
+    with dask.config.set(num_workers=how.workers), one_thread_each(), losses_told("clusters"):
         draw = Draw(width, seed, share_drawn=min(1.0, fit_pixels / (height * width)), share_held_out=0.0)
         distinguish = _fit(_sample(loadings, scale, draw), n_clusters, method, seed)
         both = loadings.map_blocks(

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from eds_chunked import schema
+from eds_chunked.dask_cluster import losses_told
 from eds_chunked.engine.planning import budget
 from eds_chunked.engine.scratch import kept_on_disk
 from eds_chunked.errors import ParameterError
@@ -145,7 +146,7 @@ def segment_phases(
         writes=(n_phases + 6) * height * width + 8 * (height + width + 4 * n_phases),
     )
     # On a cluster the number of workers is its own.
-    with dask.config.set(num_workers=how.workers):
+    with dask.config.set(num_workers=how.workers), losses_told("phases"):
         thresholds = loading_thresholds(
             nmf.assign({schema.LOADINGS: (nmf[schema.LOADINGS].dims, loadings)}), threshold=given
         )
