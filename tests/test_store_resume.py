@@ -474,7 +474,7 @@ def test_a_map_that_gets_too_dense_halfway_goes_on_with_more_memory(tmp_path, mo
     counts[:, ::7, 5] = 3
     counts[16:] = 7
     with pytest.raises(MemoryBudgetError, match="of counts in the") as refused:
-        convert(MadeReader(counts, rows=4), tmp_path / "map.zarr", memory="287MB")
+        convert(MadeReader(counts, rows=4), tmp_path / "map.zarr", memory="302MB")
     named = refused.value.fix.removeprefix("--memory ").removesuffix(" --resume")
     reader = Reads(counts)
     ds = convert(reader, tmp_path / "map.zarr", memory=named, resume=True)
