@@ -12,11 +12,15 @@ from pathlib import Path
 
 import psutil
 
+ROOT = Path(__file__).resolve().parents[1]
+
 # Nothing is written into the home of whoever runs the tests, and nobody waits for a worker to finish politely.
 SETTINGS = {
     "DASK_DISTRIBUTED__WORKER__USE_FILE_LOCKING": "False",
     "DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL": "50ms",
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s",
+    # Workers find the package where it is installed; the functions that tests send them are nowhere but here.
+    "PYTHONPATH": str(ROOT),
 }
 
 

@@ -32,9 +32,6 @@ from tests.dask_processes import SETTINGS, DaskProcesses
 
 distributed = pytest.importorskip("distributed")
 
-# Workers know the package, but not its tests.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
 ANYWHERE = {"dashboard_address": "127.0.0.1:0"}
 COMMAND = str(Path(sys.executable).with_name("eds-chunked"))
 

@@ -12,7 +12,6 @@ import threading
 import time
 from pathlib import Path
 
-import cloudpickle
 import psutil
 import pytest
 
@@ -28,7 +27,6 @@ from tests.dask_processes import SETTINGS, DaskProcesses
 from tests.faults import Victim
 
 distributed = pytest.importorskip("distributed")
-cloudpickle.register_pickle_by_value(faults)
 
 COMMAND = str(Path(sys.executable).with_name("eds-chunked"))
 LIMIT = 700 * 10**6
