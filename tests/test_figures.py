@@ -83,6 +83,7 @@ def fit_of(made):
 # Every figure that there is, by the function that draws it and what is special about the call.
 OF_A_MAP = {
     "draw_sum_spectrum": lambda made, **o: figures.draw_sum_spectrum(made.map, **o),
+    "draw_counts_map": lambda made, **o: figures.draw_counts_map(counted(made), **o),
     "draw_scree": lambda made, **o: figures.draw_scree(made.pca, advised=2, elbow=3, critical_variance=0.01, **o),
     "draw_components of a PCA": lambda made, **o: figures.draw_components(made.pca, **o),
     "draw_components of an NMF": lambda made, **o: figures.draw_components(made.nmf, **o),
@@ -517,6 +518,7 @@ def of_a_grain(y, x):
 
 
 HUGE = {
+    "draw_counts_map": lambda huge: figures.draw_counts_map(huge),
     "draw_phase_map": lambda huge: figures.draw_phase_map(huge),
     "draw_margin_map": lambda huge: figures.draw_margin_map(huge),
     "draw_grain_map": lambda huge: figures.draw_grain_map(huge, huge),

@@ -3,6 +3,7 @@
 from eds_chunked.figures.components import draw_components
 from eds_chunked.figures.composite import draw_composite
 from eds_chunked.figures.contacts import draw_association
+from eds_chunked.figures.counts_map import draw_counts_map
 from eds_chunked.figures.distribution import draw_size_distribution
 from eds_chunked.figures.grain_map import draw_grain_boundaries, draw_grain_map
 from eds_chunked.figures.margin_map import draw_margin_map
@@ -21,6 +22,7 @@ __all__ = [
     "draw_association",
     "draw_components",
     "draw_composite",
+    "draw_counts_map",
     "draw_grain_boundaries",
     "draw_grain_map",
     "draw_margin_map",

@@ -101,7 +101,7 @@ def draw_grain_map(
             if p not in (UNASSIGNED, MIXED, LEFT_OUT_LABEL)
         ]
     figure, axes = map_with_legend(grains, entries, what="Grains", width=width, tallest=_TALLEST)
-    show_map(axes, _with_boundaries(_shades(label, phase_colours()[base]), label), ds=grains)
+    show_map(axes, _with_boundaries(grain_colours(label, base), label), ds=grains)
     return figure
 
 
@@ -199,8 +199,12 @@ def _hex(colour: tuple[int, int, int]) -> str:
     return "#" + "".join(f"{part:02x}" for part in colour)
 
 
-def _shades(label: np.ndarray[Any, Any], colours: Colours) -> Colours:
-    """Return colours (y, x, 3) lightened or darkened by grain; pixels outside the grains keep theirs."""
+def grain_colours(label: np.ndarray[Any, Any], phase: np.ndarray[Any, Any]) -> Colours:
+    """Return the colours (..., 3) of grains (...): those of their phases (...), lightened or darkened by grain.
+
+    What is in no grain (0) keeps the colour of its phase.
+    """
+    colours = phase_colours()[phase]
     shade = np.where(label > 0, 0.8 * ((label * _GOLDEN) % 1.0) - 0.35, 0.0).astype(np.float32)[..., None]
     towards = np.where(shade > 0, np.float32(255), np.float32(0))
     return np.asarray(colours + np.abs(shade) * (towards - colours)).round().astype(np.uint8)

@@ -16,7 +16,7 @@ from eds_chunked.grains.files import write_grain_files
 from eds_chunked.memory import MB, Need
 from eds_chunked.report.findings import Findings, few_grains_are_listed
 from eds_chunked.report.notes import facts_of, warnings_of, words_of
-from eds_chunked.report.page import Section, render
+from eds_chunked.report.page import Figure, Section, render
 from eds_chunked.report.pictures import Picture, pictures
 from eds_chunked.report.sections import SECTIONS
 from eds_chunked.report.tables import Table, tables, tables_of_making
@@ -144,7 +144,11 @@ def _write_page(found: Findings, listed: list[Table], drawn: list[Picture], path
             Section(
                 name,
                 words.get(name, []),
-                [(picture.caption, picture.alt, picture.png) for picture in drawn if picture.section == name],
+                [
+                    Figure(picture.caption, picture.alt, picture.png, picture.plots)
+                    for picture in drawn
+                    if picture.section == name
+                ],
                 [
                     (table.caption, table.rows if table.shown is None else table.shown)
                     for table in every

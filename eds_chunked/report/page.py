@@ -1,42 +1,61 @@
-"""One self-contained HTML page from figures, tables and facts: no script, no network, nothing beside the file."""
+"""One self-contained HTML page from figures, tables and facts: no network, nothing beside the file.
+
+Where a figure has plots, BokehJS draws them in the place of its picture; the picture is there for print, and where
+scripts do not run.
+"""
 
 from __future__ import annotations
 
 import base64
-import struct
+import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from io import BytesIO
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from eds_chunked.errors import ParameterError
 from eds_chunked.phases.percent import closed_percent
+from eds_chunked.report.plots import Plot
 
 MOST_ROWS = 100
 """Rows of a table that are shown; a page of ten thousand grains helps nobody, and the CSV has them."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+# Pictures of noise are large, and 256 colours show them as well. On smaller ones a scale of colours would get steps.
+_LARGE_BYTES, _COLOURS = 200_000, 256
 # Figures are made at 200 dots an inch, a page counts 96.
 _SCREEN = 96 / 200
 
 
+class Figure(NamedTuple):
+    """A picture (PNG) with its words, and the plots that a page shows in its place where scripts run."""
+
+    caption: str
+    alt: str
+    png: bytes
+    plots: Sequence[Plot] = ()
+
+
 class Section(NamedTuple):
-    """A part of the page: sentences, then figures (caption, alternative text, PNG), then tables (caption, rows)."""
+    """A part of the page: sentences, then figures, then tables (caption, rows)."""
 
     title: str
     words: Sequence[str]
-    figures: Sequence[tuple[str, str, bytes]]
+    figures: Sequence[Figure]
     tables: Sequence[tuple[str, pd.DataFrame]]
 
 
 def render(*, title: str, facts: Mapping[str, object], warnings: Sequence[str], sections: Sequence[Section]) -> str:
     """Return the report as one HTML page.
 
-    All text is escaped: a map's title comes from a file and may hold anything.
+    All text is escaped: a map's title comes from a file and may hold anything. The page's content policy allows the
+    two scripts of the page by their digests, none else, and nothing from the network.
 
     Parameters
     ----------
@@ -59,41 +78,84 @@ def render(*, title: str, facts: Mapping[str, object], warnings: Sequence[str], 
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+    # Models of Bokeh refer to those that stand before them.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    page = environment.from_string(_file("page.html"))
+    shown = [section for section in sections if section.words or section.figures or section.tables]
+    items: list[Mapping[str, Any]] = []
+    parts = [
+        {
+            "title": section.title,
+            "words": list(section.words),
+            "figures": [_figure(figure, items) for figure in section.figures],
+            "tables": [_table(*table) for table in section.tables],
+        }
+        for section in shown
+    ]
+    scripts = [_bokeh(), _file("page.js")] if items else []
     return page.render(
         title=title,
         facts=[(name, _text(value)) for name, value in facts.items()],
         warnings=list(warnings),
-        sections=[
-            {
-                "title": section.title,
-                "words": list(section.words),
-                "figures": [_figure(*figure) for figure in section.figures],
-                "tables": [_table(*table) for table in section.tables],
-            }
-            for section in sections
-            if section.words or section.figures or section.tables
-        ],
+        sections=parts,
+        items=items,
+        scripts=scripts,
+        digests=[_digest(script) for script in scripts],
     )
 
 
-def _figure(caption: str, alt: str, data: bytes) -> dict[str, object]:
-    if not data.startswith(_PNG):
+def _file(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _bokeh() -> str:
+    """Return BokehJS, its core alone: no widgets, no tables, no extra that is fetched."""
+    from bokeh.resources import Resources
+
+    return "\n".join(Resources("inline", components=["bokeh"], log_level="warn").js_raw)
+
+
+def _digest(script: str) -> str:
+    """Return how a content policy names a script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+
+
+def _figure(figure: Figure, items: list[Mapping[str, Any]]) -> dict[str, object]:
+    """Return a figure for the page, and add what Bokeh draws to ``items``."""
+    if not figure.png.startswith(_PNG):
         raise ParameterError(
-            f"figure {caption!r}",
-            found=f"{len(data)} bytes that begin with {data[:8]!r}",
+            f"figure {figure.caption!r}",
+            found=f"{len(figure.png)} bytes that begin with {figure.png[:8]!r}",
             expected="a PNG file",
             fix="pass figures.png(figure)",
         )
-    # The size stands at a fixed place in a PNG; with it the page does not jump while it loads.
-    width, height = struct.unpack(">II", data[16:24])
+    places = []
+    for plot in figure.plots:
+        place = f"plot-{len(items) + 1}"
+        items.append({**plot.item, "target_id": place})
+        places.append({"id": place, "pixels": plot.pixels, "choices": list(plot.choices)})
+    data, (width, height) = _for_a_screen(figure.png)
     return {
-        "caption": caption,
-        "alt": alt,
+        "caption": figure.caption,
+        "alt": figure.alt,
         "data": base64.b64encode(data).decode("ascii"),
+        # With its size the page does not jump while it loads.
         "width": round(width * _SCREEN),
         "height": round(height * _SCREEN),
+        "plots": places,
     }
+
+
+def _for_a_screen(png: bytes) -> tuple[bytes, tuple[int, int]]:
+    """Return a picture, if it is large with a palette and so a third of the bytes, and its width and height."""
+    with Image.open(BytesIO(png)) as picture:
+        size = picture.size
+        if len(png) < _LARGE_BYTES:
+            return png, size
+        few = picture.convert("RGB").quantize(_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    buffer = BytesIO()
+    few.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue(), size
 
 
 def _table(caption: str, table: pd.DataFrame) -> dict[str, object]:

@@ -1,8 +1,8 @@
-"""The pictures of a report, drawn one at a time in the order of the work."""
+"""The pictures of a report, drawn one at a time in the order of the work, with the plots that a page has for them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import xarray as xr
@@ -10,7 +10,9 @@ import xarray as xr
 from eds_chunked import figures, schema
 from eds_chunked.decomposition.advice import advise_components
 from eds_chunked.grains.statistics import grain_size_statistics
+from eds_chunked.report import plots
 from eds_chunked.report.findings import Findings, word
+from eds_chunked.report.plots import Plot
 from eds_chunked.report.sections import ASSOCIATION, DECISIONS, DECOMPOSITION, GRAINS, MAP, PHASES, SIZES, SPECTRA
 
 _COMPOSITE = 3
@@ -24,16 +26,25 @@ class Picture(NamedTuple):
     alt: str
     png: bytes
     section: str = MAP
+    plots: Sequence[Plot] = ()
 
 
 def pictures(found: Findings) -> Iterator[Picture]:
     """Draw what the store has results for, one figure at a time."""
+    yield Picture(
+        "counts",
+        "Counts of the pixels",
+        f"Map of the total counts of the pixels of {found.title}, with a scale bar",
+        figures.png(figures.draw_counts_map(found.map)),
+        MAP,
+    )
     yield Picture(
         "sum_spectrum",
         "Sum spectrum and maximum-pixel spectrum",
         f"Counts against energy for the map {found.title}, logarithmic",
         figures.png(figures.draw_sum_spectrum(found.map)),
         MAP,
+        [plots.sum_spectrum(found.map)],
     )
     yield from _decompositions(found)
     yield from _phases(found)
@@ -70,6 +81,7 @@ def _decompositions(found: Findings) -> Iterator[Picture]:
             f"Explained variance ratio by component, linear and logarithmic. {advice}",
             figures.png(scree),
             DECOMPOSITION,
+            [plots.scree(pca, advised=advice.n_components)],
         )
         yield _components("pca", "Principal components: loadings and factors", pca)
         if pca.sizes[schema.COMPONENT] >= _COMPOSITE:
@@ -109,6 +121,7 @@ def _phases(found: Findings) -> Iterator[Picture]:
         "Map of the phases with their area shares",
         figures.png(figures.draw_phase_map(phases)),
         PHASES,
+        _of_phases(found, phases),
     )
     if found.modal is not None:
         yield Picture(
@@ -140,6 +153,14 @@ def _phases(found: Findings) -> Iterator[Picture]:
         )
 
 
+def _of_phases(found: Findings, phases: xr.Dataset) -> list[Plot]:
+    """Return the map of the phases and, if they were summed over these and no others, their spectra."""
+    if found.spectra is None or found.spectra.attrs.get(schema.PARENT_ID) != phases.attrs.get(schema.RESULT_ID):
+        return [plots.phase_map(phases, line_of={})]
+    spectra, line_of = plots.phase_spectra(found.spectra)
+    return [plots.phase_map(phases, line_of=line_of), spectra]
+
+
 def _grains(found: Findings) -> Iterator[Picture]:
     grains = found.grains
     if grains is None:
@@ -157,6 +178,7 @@ def _grains(found: Findings) -> Iterator[Picture]:
             f"Map of the separated grains{whose} in shades of their phase's colour",
             figures.png(figures.draw_grain_map(grains, origin, phase=phase)),
             GRAINS,
+            [] if of_masks else [plots.grain_map(grains)],
         )
         if found.counted is not None:
             yield Picture(
@@ -174,11 +196,24 @@ def _sizes(found: Findings) -> Iterator[Picture]:
         name = word(found.grains, phase)
         linear = grain_size_statistics(found.grains, phase=phase, scale="linear", resamples=0)
         log = grain_size_statistics(found.grains, phase=phase, scale="log", resamples=0)
-        for suffix, caption, alt, drawn in (
-            ("linear", "linear scale", "Histogram and density of the diameters with their averages", linear.plot()),
-            ("log", "log scale", "Histogram and density of the diameters, logarithmic", log.plot()),
-            ("area", "weighted by area", "Share of the grains' area by diameter", linear.plot("area")),
-            ("quantiles", "log-normal quantiles", "Diameters against log-normal quantiles", linear.plot("quantiles")),
+        live = [plots.size_distribution(linear)]
+        for suffix, caption, alt, drawn, in_its_place in (
+            (
+                "linear",
+                "linear scale",
+                "Histogram and density of the diameters with their averages",
+                linear.plot(),
+                live,
+            ),
+            ("log", "log scale", "Histogram and density of the diameters, logarithmic", log.plot(), []),
+            ("area", "weighted by area", "Share of the grains' area by diameter", linear.plot("area"), []),
+            (
+                "quantiles",
+                "log-normal quantiles",
+                "Diameters against log-normal quantiles",
+                linear.plot("quantiles"),
+                [],
+            ),
         ):
             yield Picture(
                 f"grain_size_{phase}_{suffix}",
@@ -186,4 +221,5 @@ def _sizes(found: Findings) -> Iterator[Picture]:
                 f"{alt}, {name}",
                 figures.png(drawn),
                 SIZES,
+                in_its_place,
             )
