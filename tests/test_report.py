@@ -1,24 +1,28 @@
+import json
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 
 import eds_chunked as edc
-from eds_chunked import schema, workflow
+from eds_chunked import figures, schema, workflow
 from eds_chunked.errors import MemoryBudgetError, ParameterError
 from eds_chunked.figures import draw_phase_map, png
 from eds_chunked.phases.percent import closed_percent
 from eds_chunked.report import notes
 from eds_chunked.report.findings import Findings, word
 from eds_chunked.report.page import MOST_ROWS, Figure, Section, render
+from eds_chunked.report.plots import seen
 from eds_chunked.report.sections import SECTIONS
 from eds_chunked.report.tables import tables
 from tests.made_results import make
 
 HOSTILE = """<script>alert("1")</script>&'"><img src=x onerror=alert(2)>"""
 pytestmark = pytest.mark.filterwarnings("ignore::eds_chunked.grains.statistics.FewGrainsWarning")
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "input"}
 
 
 class Page(HTMLParser):
@@ -368,3 +372,216 @@ def test_a_store_without_results_has_a_report_that_asks_for_them(tmp_path):
     ]
     with pytest.raises(MemoryBudgetError, match="figures"):
         edc.write_report(path, tmp_path / "bare.html", memory="50MB")
+
+
+# ------------------------------------------------------------------------------------------ in a real browser
+
+# Where the plot of an element is on the page, and what it shows: Bokeh draws within shadow roots.
+VIEW = """
+const view = Bokeh.index.roots.find((view) => view.el.parentElement === arguments[0]);
+const found = (root, wanted) => {
+  const own = [...root.querySelectorAll(wanted)];
+  for (const { shadowRoot } of root.querySelectorAll("*")) if (shadowRoot) own.push(...found(shadowRoot, wanted));
+  return own;
+};
+"""
+
+
+@pytest.fixture(scope="module")
+def browser(written):
+    """Chromium with the report open; what it logged and asked for is told with the page."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+    if chromium is None or driver is None:
+        pytest.skip("no chromium and chromedriver here: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    # Without the sandbox, which a container does not let it make; the page is one of our own.
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1100,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    opened.get(written[-1].as_uri())
+    wait_for(
+        opened,
+        "return window.Bokeh !== undefined && Bokeh.documents.length > 0 && Bokeh.documents.every("
+        "(drawn) => drawn.is_idle) && document.querySelectorAll('.plot').length === Bokeh.documents.length",
+    )
+    yield opened
+    opened.quit()
+
+
+def wait_for(browser, script, *arguments):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(browser, 60).until(lambda there: there.execute_script(script, *arguments))
+
+
+def plots_of(browser, caption):
+    from selenium.webdriver.common.by import By
+
+    [figure] = [
+        figure
+        for figure in browser.find_elements(By.CSS_SELECTOR, ".has-plots")
+        if caption in figure.find_element(By.TAG_NAME, "figcaption").text
+    ]
+    return figure.find_elements(By.CSS_SELECTOR, ".plot")
+
+
+def point_at(browser, plot, x, y):
+    """Move the pointer to where a plot shows x and y, and return what is said there."""
+    from selenium.webdriver import ActionChains
+
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
+    right, down = browser.execute_script(
+        VIEW + "const box = view.el.getBoundingClientRect(), own = arguments[0].getBoundingClientRect();"
+        "return [view.frame.x_scale.compute(arguments[1]) + box.x - own.x - own.width / 2,"
+        " view.frame.y_scale.compute(arguments[2]) + box.y - own.y - own.height / 2]",
+        plot, x, y,
+    )  # fmt: skip
+    ActionChains(browser).move_to_element_with_offset(plot, 5, 5).perform()
+    ActionChains(browser).move_to_element_with_offset(plot, round(right), round(down)).perform()
+    return wait_for(
+        browser,
+        VIEW + "return found(view.el.shadowRoot, '.bk-Tooltip').map((tip) => tip.shadowRoot.textContent)"
+        ".filter((text) => text.trim()).map((text) => text.trim()).at(-1)",
+        plot,
+    )
+
+
+def test_the_page_logs_no_error_and_asks_the_network_for_nothing(browser):
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [
+        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
+    ]
+    assert asked[0].startswith("file:")
+    assert asked[0].endswith("/report.html")
+    assert {url.split(":")[0] for url in asked[1:]} <= {"data", "blob"}
+
+
+def test_plots_are_drawn_in_the_place_of_their_pictures(browser):
+    sizes = browser.execute_script(
+        "return [...document.querySelectorAll('.plot')].map((plot) => plot.getBoundingClientRect()).map((box) =>"
+        "[box.width, box.height])"
+    )
+    assert len(sizes) >= 6
+    assert np.min(sizes) > 200
+    assert browser.execute_script(
+        "return [...document.querySelectorAll('.has-plots > img')].every((img) => img.offsetParent === null)"
+    )
+
+
+def test_pixels_of_the_maps_say_what_they_are(browser, store):
+    phases, grains = edc.load(store, "phases"), edc.load(store, "grains")
+    label, grain = phases["label"].values, grains["grain_label"].values
+    height, width, _ = schema.pixel_size(phases)
+    rows = label.shape[0]
+    [of_phases, _], [of_grains] = plots_of(browser, "Phases (exclusive)"), plots_of(browser, "Grains")
+    table = edc.grain_table(grains).set_index("grain_id")
+    for number, name in ((1, NAME), (2, "feldspar")):
+        row, column = middle_of(label == number)
+        place = ((column + 0.5) * width, (rows - row - 0.5) * height)
+        said = point_at(browser, of_phases, *place)
+        assert said == f"{name}, {100 * (label == number).mean():.1f} %"
+        row, column = middle_of((label == number) & (grain > 0))
+        said = point_at(browser, of_grains, (column + 0.5) * width, (rows - row - 0.5) * height)
+        own = table.loc[grain[row, column]]
+        assert said.startswith(f"grain {grain[row, column]}, {name}, {own.filter(like='ecd_').iloc[0]:.4g} ")
+        assert ("cut by the map's edge" in said) == own["touches_edge"]
+
+
+def middle_of(mask):
+    """Return the pixel of a mask that is farthest from what is not in it."""
+    from scipy.ndimage import distance_transform_edt
+
+    return np.unravel_index(distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1].argmax(), mask.shape)
+
+
+def test_buttons_beside_the_map_choose_whose_spectrum_is_seen_by_mouse_and_by_keyboard(browser):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    buttons = browser.find_elements(By.CSS_SELECTOR, ".choices input")
+    lines = [button.get_attribute("data-line") for button in buttons[1:]]
+    seen = "return arguments[0].map((id) => Bokeh.documents.map((d) => d.get_model_by_id(id)).find(Boolean).visible)"
+    assert browser.execute_script(seen, lines) == [True, True]
+    buttons[2].click()
+    assert browser.execute_script(seen, lines) == [False, True]
+    buttons[2].send_keys(Keys.ARROW_UP)
+    assert browser.execute_script(seen, lines) == [True, False]
+    palette = browser.execute_script(
+        "return Bokeh.documents.map((d) => d.get_model_by_id(document.querySelector('.choices').dataset.pixels))"
+        ".find(Boolean).glyph.color_mapper.palette"
+    )
+    own = int(buttons[1].get_attribute("data-kind"))
+    assert palette[own] == figures.phase_colour(1)
+    assert {colour for kind, colour in enumerate(palette) if kind != own} == {"#8080804d"}
+    buttons[0].click()
+    assert browser.execute_script(seen, lines) == [True, True]
+
+
+def test_spectra_zoom_by_dragging_and_by_keyboard_and_legends_hide_lines(browser, store):
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    [plot] = plots_of(browser, "Sum spectrum")
+    width = VIEW + "return view.model.x_range.end - view.model.x_range.start"
+    whole = browser.execute_script(width, plot)
+    said = point_at(browser, plot, 1.74, 1e3)
+    channel = int(np.abs(edc.open(store)["energy"].values - 1.74).argmin())
+    largest = int(edc.open(store)["max_spectrum"][channel])
+    assert f"{largest} counts in pixel y " in said
+    ActionChains(browser).drag_and_drop_by_offset(plot, 120, 60).perform()
+    dragged = wait_for(browser, width + f" < {0.5 * whole} && view.model.x_range.end - view.model.x_range.start", plot)
+    assert dragged > 0
+    for button in ("Reset", "Zoom In"):
+        browser.execute_script(
+            VIEW + "found(view.el.shadowRoot, '.bk-tool-button, .bk-ToolButton, [title]').concat("
+            "found(view.el.shadowRoot, '.bk-OnOffButton, .bk-ClickButton')).find((el) => el.title.startsWith("
+            "arguments[1])).focus()",
+            plot, button,
+        )  # fmt: skip
+        ActionChains(browser).send_keys(Keys.ENTER).perform()
+        expected = f"Math.abs(view.model.x_range.end - view.model.x_range.start - {whole}) < 1e-6"
+        wait_for(browser, VIEW + f"return {'!' if button == 'Zoom In' else ''}({expected})", plot)
+    entry = browser.execute_script(VIEW + "return found(view.el.shadowRoot, '.bk-item')[0]", plot)
+    entry.click()
+    assert browser.execute_script(VIEW + "return view.model.renderers.map((line) => line.visible)", plot) == [
+        False,
+        True,
+    ]
+    entry.click()
+
+
+@pytest.mark.parametrize("width", [400, 1100])
+def test_nothing_is_wider_than_the_page(browser, width):
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width == 400}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_paper_and_a_browser_without_scripts_get_the_pictures(browser, written):
+    pictures_alone = (
+        "return [...document.querySelectorAll('.has-plots > img')].every((img) => img.offsetParent !== null) &&"
+        "[...document.querySelectorAll('.plots')].every((plots) => plots.offsetParent === null)"
+    )
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert browser.execute_script(pictures_alone)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert not browser.execute_script(pictures_alone)
+    browser.execute_script("document.documentElement.classList.remove('live')")
+    assert browser.execute_script(pictures_alone)
+    browser.execute_script("document.documentElement.classList.add('live')")
+
+
+def test_lines_are_seen_on_a_white_and_on_a_dark_page():
+    def luminance(colour):
+        rgb = np.array(to_rgb(colour))
+        return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+
+    for phase in range(1, 37):
+        line = luminance(seen(figures.phase_colour(phase)))
+        for paper in ("#ffffff", "#171819"):
+            light, dark = sorted((luminance(paper), line), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 3

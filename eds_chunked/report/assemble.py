@@ -27,13 +27,13 @@ __all__ = ["Picture", "pictures", "results_need", "write_report", "write_results
 
 
 def results_need(n_pixels: int) -> Need:
-    """Memory of the report: libraries and the table of X-ray lines; a figure; connected pieces of the map.
+    """Memory of the report: libraries and the table of X-ray lines; a figure; connected pieces.
 
     Figures read a map in strips, and show at most 1500 x 1500 pixels of it. What grows with the map are the pieces of
     the association, 450 bytes each, of which there is one in 50 pixels where small objects were removed.
     """
     shown = min(n_pixels, MOST_PIXELS**2)
-    return Need("figures", 380 * MB + 50 * shown + 12 * n_pixels, 0)
+    return Need("figures", 410 * MB + 50 * shown + 12 * n_pixels, 0)
 
 
 @recorded("report")
