@@ -443,9 +443,8 @@ def point_at(browser, plot, x, y):
     ActionChains(browser).move_to_element_with_offset(plot, round(right), round(down)).perform()
     return wait_for(
         browser,
-        VIEW + "return found(view.el.shadowRoot, '.bk-Tooltip').map((tip) => tip.shadowRoot.textContent)"
-        ".filter((text) => text.trim()).map((text) => text.trim()).at(-1)",
-        plot,
+        "return [...document.querySelectorAll('body > .bk-Tooltip')].map((tip) => [...tip.shadowRoot.children]"
+        ".filter((part) => part.tagName !== 'STYLE').map((part) => part.textContent).join('').trim()).at(-1)",
     )
 
 
