@@ -68,7 +68,7 @@ def sum_spectrum(ds: xr.Dataset) -> Plot:
     if schema.MAX_SPECTRUM_PIXEL in ds:
         owners = ds[schema.MAX_SPECTRUM_PIXEL].values.tolist()
         of_pixel = {"pixel": [f"y {row}, x {column}" if row >= 0 else "no pixel" for row, column in owners]}
-    said = "@energy{0.000} keV: @counts{0,0} counts"
+    said = f"{_where(ds)}: @counts{{0,0}} counts"
     owner = " in pixel @pixel" if of_pixel else ""
     for words, counts, colour, extra, template in (
         ("sum of all pixels", total, BLUE, {}, f"sum, {said}"),
@@ -98,7 +98,7 @@ def phase_spectra(spectra: xr.Dataset) -> tuple[Plot, dict[int, str]]:
         data = {"energy": energy, "counts": spectrum, "shown": np.where(spectrum > 0, spectrum, np.nan)}
         drawn = _line(
             plot, data, x="energy", y="shown", colour=seen(phase_colour(number)), words=words,
-            template="$name, @energy{0.000} keV: @counts{0,0.[0000]} counts a pixel", near=True,
+            template=f"$name, {_where(spectra)}: @counts{{0,0.[0000]}} counts a pixel", near=True,
         )  # fmt: skip
         # As its name, which Bokeh escapes; in a template it would be read as HTML and as names of columns.
         drawn.name = words
@@ -245,6 +245,11 @@ def _spectrum_plot(
     for row in _rows(lines, np.interp([line.energy for line in lines], energy, height), (high - low) / _USUAL_PIXELS):
         _label(plot, row)
     return plot
+
+
+def _where(ds: xr.Dataset) -> str:
+    """Return how a template says an energy. A unit of the file is not put into it: it would be read as HTML."""
+    return f"{schema.CHANNEL} @energy{{0}}" if energy_label(ds) == schema.CHANNEL else f"@energy{{0.000}} {schema.KEV}"
 
 
 def _rows(lines: Sequence[Line], heights: Array, per_pixel: float) -> list[list[Line]]:
