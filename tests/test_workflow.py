@@ -72,7 +72,14 @@ def test_the_phase_spectra_hold_all_channels_and_all_counts(summary) -> None:
 
 def test_everything_is_written(summary) -> None:
     names = {path.name for path in summary.folder.iterdir()}
-    for wanted in ("report.html", "modal.csv", "grain_sizes.csv", "phase_spectra.csv", "01_sum_spectrum.png"):
+    for wanted in (
+        "report.html",
+        "modal.csv",
+        "grain_sizes.csv",
+        "phase_spectra.csv",
+        "01_counts.png",
+        "02_sum_spectrum.png",
+    ):
         assert wanted in names
     for wanted in ("scree", "nmf", "threshold_4", "phase_map", "phase_spectra", "grain_map", "linear", "log"):
         assert any(wanted in name and name.endswith(".png") for name in names), wanted
