@@ -364,8 +364,8 @@ def test_neighbours_are_added_up_where_counts_are_few():
     assert draw.side == 4
     lane = Lane(slice(0, 83), slice(0, 101))
     work = SampleWork(251, draw)(lane, iter([Block(*lane, from_dense(counts.reshape(-1, 251)))]))
-    summed = to_dense(work.drawn.summed(10**6))
+    summed = to_dense(work.drawn.summed(work.drawn.shuffled(), 10**6))
     squares = np.add.reduceat(np.add.reduceat(counts.astype(int), range(0, 83, 4), 0), range(0, 101, 4), 1)
     rows = {tuple(row) for row in squares.reshape(-1, 251)}
     assert {tuple(row) for row in summed.astype(int)} == rows
-    assert len(work.drawn.summed(100).indptr) == 101
+    assert len(work.drawn.summed(work.drawn.shuffled(), 100).indptr) == 101

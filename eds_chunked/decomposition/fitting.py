@@ -13,7 +13,7 @@ from eds_chunked.decomposition.held_out import HeldOut, Judgement, hold_out
 from eds_chunked.decomposition.losses import FROBENIUS, MIXTURE, LeastSquares, Loss, PoissonLikelihood
 from eds_chunked.decomposition.minibatch import minibatch_epochs
 from eds_chunked.decomposition.mixture import Mixture, bytes_of_a_mixture, pixels_of_a_mixture
-from eds_chunked.decomposition.sample import HELD_OUT_PIXELS, Draw, SampleSums, SampleWork, join_samples
+from eds_chunked.decomposition.sample import HELD_OUT_PIXELS, Draw, SampleSums, SampleWork, join_samples, side_of
 from eds_chunked.decomposition.scaling import POISSON, check_not_empty, nonzero_or_one
 from eds_chunked.decomposition.start import START_PIXELS, ScaledSample, start_factors
 from eds_chunked.engine.blocks import Blocks
@@ -100,16 +100,24 @@ def fit_need(recipe: Recipe, blocks: Blocks, filled: float) -> Need:
     ``filled`` is the mean number of channels of a pixel that are not zero.
     """
     a_value = 2 + blocks.source.dtype.itemsize
-    sample = int(min(recipe.fit_pixels, blocks.n_pixels) * filled * a_value)
+    # A pixel has at least as many counts as filled channels: no more than these are drawn.
+    sample = int(min(_pixels_to_draw(recipe, filled), blocks.n_pixels) * filled * a_value)
     held_out = int(min(HELD_OUT_PIXELS, blocks.n_pixels) * filled * a_value)
-    rows = int(min(START_PIXELS, blocks.n_pixels) * filled * 8)
+    # Sums of neighbours, scaled as float32, and in the precision of what is computed from them.
+    rows = int(min(START_PIXELS * side_of(filled) ** 2, blocks.n_pixels) * filled * 8)
     if recipe.loss == MIXTURE:
         fixed, of_a_worker = bytes_of_a_mixture(recipe.n_components, blocks.n_channels)
         return Need(
-            "nmf", 2 * (sample + 2 * held_out + rows) + fixed, max(blocks.bytes_of_a_block, of_a_worker)
+            "nmf", 2 * (sample + 2 * held_out) + 3 * rows + fixed, max(blocks.bytes_of_a_block, of_a_worker)
         )  # fmt: skip
     sums = 8 * recipe.restarts * recipe.n_components * (blocks.n_channels + recipe.n_components)
-    return Need("nmf", 2 * (sample + 2 * held_out + rows) + 4 * sums, blocks.bytes_of_a_block + 3 * sums)
+    return Need("nmf", 2 * (sample + 2 * held_out) + 3 * rows + 4 * sums, blocks.bytes_of_a_block + 3 * sums)
+
+
+def _pixels_to_draw(recipe: Recipe, mean_counts: float) -> int:
+    """Return how many pixels are drawn: those to fit, or for a solver that fits all of the map those to start from."""
+    to_start = START_PIXELS * side_of(mean_counts) ** 2
+    return min(recipe.fit_pixels, to_start) if recipe.solver == BLOCKWISE else recipe.fit_pixels
 
 
 def loss_of(kind: str, noise: str | None, channel_sums: Array) -> Loss:
@@ -125,8 +133,8 @@ def fit_factors(blocks: Blocks, recipe: Recipe, start: Start, *, mean_counts: fl
     ``mean_counts`` of a pixel say whether neighbours must be added up to find a start.
     """
     judged = recipe.early_stop and blocks.are_counts
-    draw = Draw.of(blocks.n_used, width=blocks.shape[1], seed=recipe.seed, fit_pixels=recipe.fit_pixels,
-                   hold_out=judged, mean_counts=mean_counts)  # fmt: skip
+    draw = Draw.of(blocks.n_used, width=blocks.shape[1], seed=recipe.seed,
+                   fit_pixels=_pixels_to_draw(recipe, mean_counts), hold_out=judged, mean_counts=mean_counts)  # fmt: skip
     work = SampleWork(blocks.n_channels, draw)
     prepare = _Prepare(recipe, start, draw)
     if recipe.solver != BLOCKWISE:
@@ -173,7 +181,7 @@ class _Prepare:
         sample = ScaledSample(sums.drawn.shuffled(), root, by_pixel)
         clustered = [sample]
         if self.draw.side > 1:
-            clustered.append(ScaledSample(sums.drawn.summed(START_PIXELS), root, by_pixel))
+            clustered.append(ScaledSample(sums.drawn.summed(sample.counts, START_PIXELS), root, by_pixel))
         left_out = sums.held_out.shuffled() if self.draw.share_held_out else None
         # From pixels and, where counts are few, from sums of neighbours: these tell minerals apart that pixels do not,
         # but mix them where grains are small. Counts that were held out decide.

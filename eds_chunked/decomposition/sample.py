@@ -24,6 +24,8 @@ _FEWEST_HELD_OUT = 100
 _COUNTS_TO_CLUSTER = 100
 """Counts by which pixels of different minerals can be told apart."""
 _LARGEST_SIDE = 4
+_SUMS = 2048
+"""Sums that are made at once."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,9 @@ class Draw:
 
         ``mean_counts`` of a pixel decide how many neighbours are drawn together.
         """
-        side = int(np.clip(np.ceil(np.sqrt(_COUNTS_TO_CLUSTER / max(1.0, mean_counts))), 1, _LARGEST_SIDE))
         enough = hold_out and n_pixels * _MOST_HELD_OUT >= _FEWEST_HELD_OUT
         held_out = min(_MOST_HELD_OUT, HELD_OUT_PIXELS / n_pixels) if enough else 0.0
-        return cls(width, seed, min(1 - held_out, fit_pixels / n_pixels), held_out, side)
+        return cls(width, seed, min(1 - held_out, fit_pixels / n_pixels), held_out, side_of(mean_counts))
 
     def keys(self, block: Block | Lane) -> Array:
         """Return 64 random bits for each pixel of a block or lane; the same for pixels that are drawn together."""
@@ -71,6 +72,11 @@ class Draw:
         return np.asarray(keys >= np.uint64(int((1 - self.share_held_out) * 2**64)))
 
 
+def side_of(mean_counts: float) -> int:
+    """Return the side of the squares of pixels that must be added up to be told apart, at most 4."""
+    return int(np.clip(np.ceil(np.sqrt(_COUNTS_TO_CLUSTER / max(1.0, mean_counts))), 1, _LARGEST_SIDE))
+
+
 class Sample(NamedTuple):
     """Counts of some pixels, in pieces, and the keys that say where they come in the shuffled order."""
 
@@ -84,20 +90,28 @@ class Sample(NamedTuple):
         """Return the pixels in their shuffled order."""
         return gather_pixels(self.counts, np.argsort(np.concatenate(self.keys), kind="stable"))
 
-    def summed(self, most: int) -> Csr:
-        """Return the sums of the pixels that were drawn together, ``most`` of them, in their shuffled order."""
-        keys, group = np.unique(np.concatenate(self.keys), return_inverse=True)
-        n_sums = min(most, len(keys))
-        taken = np.flatnonzero(group < n_sums)
-        pixels = take_pixels(concatenate(list(self.counts)), taken)
-        adding = sparse.csr_array((np.ones(len(taken)), (group[taken], np.arange(len(taken)))))
-        counts = sparse.csr_array((pixels.value.astype(np.float64), pixels.channel.astype(np.int64), pixels.indptr),
-                                  shape=(len(taken), pixels.n_channels))  # fmt: skip
-        sums = (adding @ counts).tocsr()
-        sums.sort_indices()
-        channel = sums.indices.astype(pixels.channel.dtype)
-        dtype = np.uint32 if pixels.value.dtype.kind == "u" else np.float64
-        return Csr(sums.indptr.astype(np.int64), channel, sums.data.astype(dtype), pixels.n_channels)
+    def summed(self, shuffled: Csr, most: int) -> Csr:
+        """Return the sums of the pixels that were drawn together, the first ``most`` in the order of ``shuffled``."""
+        keys = np.sort(np.concatenate(self.keys))
+        edges = np.append(np.flatnonzero(np.diff(keys, prepend=~keys[:1])), len(keys))[: most + 1]
+        return concatenate([_sums(shuffled, edges[i : i + _SUMS + 1]) for i in range(0, len(edges) - 1, _SUMS)])
+
+
+def _sums(counts: Csr, edges: Array) -> Csr:
+    """Return the sums of the pixels between edges, a row each; what is made in between is as small as the piece."""
+    indptr = counts.indptr[edges[0] : edges[-1] + 1]
+    span = slice(indptr[0], indptr[-1])
+    pixels = sparse.csr_array(
+        (counts.value[span].astype(np.float64), counts.channel[span].astype(np.int64), indptr - indptr[0]),
+        shape=(len(indptr) - 1, counts.n_channels),
+    )
+    ones = np.ones(pixels.shape[0])
+    adding = sparse.csr_array((ones, np.arange(len(ones)), edges - edges[0]), shape=(len(edges) - 1, len(ones)))
+    sums = (adding @ pixels).tocsr()
+    sums.sort_indices()
+    dtype = np.uint32 if counts.value.dtype.kind == "u" else np.float64
+    channel = sums.indices.astype(counts.channel.dtype)
+    return Csr(sums.indptr.astype(np.int64), channel, sums.data.astype(dtype), counts.n_channels)
 
 
 class SampleSums(NamedTuple):

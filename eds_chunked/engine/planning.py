@@ -8,7 +8,9 @@ A step asks once it has checked all that it can without a pass, and before it wr
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
@@ -19,6 +21,9 @@ from eds_chunked.memory import RESERVE, Budget, Need, Plan, Reads
 
 _SECONDS_TO_COME = 20
 """Workers may have been started a moment ago."""
+
+_PACKAGES = tuple(f"eds_chunked.{name}." for name in ("decomposition", "engine", "grains", "kernels", "phases", "store"))
+"""What the work of steps is in: workers load of it what is loaded where the step was called."""
 
 
 def budget(memory: str | int | None = None) -> Budget:
@@ -78,9 +83,10 @@ def _of_a_worker(client: Any, memory: str | int | None) -> Budget:
 
 
 def _check_and_prepare(client: Any) -> int:
-    """Have every worker load what steps need, and return the bytes that the largest of them holds then."""
+    """Have every worker load what the step has loaded here, and return the bytes that the largest of them holds then."""
     own, idle = version("eds-chunked"), 0
-    for address, told in client.run(_about_this_worker, on_error="return").items():
+    loaded = [name for name in sys.modules if name.startswith(_PACKAGES)]
+    for address, told in client.run(_about_this_worker, loaded, on_error="return").items():
         if isinstance(told, BaseException) or told[0] != own:
             raise ClusterError(
                 f"worker {address}",
@@ -92,8 +98,9 @@ def _check_and_prepare(client: Any) -> int:
     return idle
 
 
-def _about_this_worker() -> tuple[str, int]:
-
+def _about_this_worker(modules: Sequence[str]) -> tuple[str, int]:
+    for module in modules:
+        import_module(module)
     machine.return_freed_memory_to_the_system()
     machine.release()
     return version("eds-chunked"), machine.resident()
