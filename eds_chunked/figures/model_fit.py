@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _SHOWN = (0.005, 0.995)
 _USUAL = 0.98
 _LEFT_INCHES = 0.6
+# Of residuals under half a count a colour scale of one count shows nothing.
+_NOTHING = 0.5
 
 
 @styled
@@ -28,7 +30,8 @@ def draw_model_fit(fit: xr.Dataset, *, width_mm: float = PAGE_MM) -> Figure:
     """Draw chi-square and residual of a model: two maps, and the chi-square of every channel under them.
 
     The ends of the scales are the 0.5 and 99.5 % quantiles of what is shown. Chi-square begins at zero and is 1 where
-    the model is right; residuals diverge from zero, and no scale is finer than one count.
+    the model is right; residuals diverge from zero, and no scale is finer than one count. NMF with the default loss gives
+    every pixel as many counts as it has: its map of residuals is empty, and its title says so.
 
     Parameters
     ----------
@@ -97,6 +100,8 @@ def _limit(axes: Axes, squares: np.ndarray[Any, Any]) -> int:
 def _draw_map(axes: Axes, fit: xr.Dataset, name: str, words: str) -> None:
     image = block_means(fit[name])
     drawn = show_map(axes, image, ds=fit, bar=name == CHI_SQUARE, **_scale(image, diverges=name == RESIDUAL))
+    if name == RESIDUAL and image.count() and float(np.abs(image).max()) < _NOTHING:
+        words += f": all under {_NOTHING:g}"
     axes.set_title(words, fontweight="bold")
     colours = axes.figure.colorbar(drawn, ax=axes, shrink=0.9, pad=0.02)
     colours.outline.set_visible(False)

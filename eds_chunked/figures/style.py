@@ -32,6 +32,7 @@ PAGE_MM = 183.0
 
 PRINT_DPI = 200
 _LETTERS_PER_INCH = 11
+_LINE_INCHES = 0.16
 _NARROWEST_MM, _WIDEST_MM = 80.0, 500.0
 # From here on a figure is too narrow for two things side by side.
 _NARROW_INCHES = 5.0
@@ -161,11 +162,17 @@ def is_narrow(width: float) -> bool:
 
 
 def new_figure(width: float, height: float, *, what: str, title: str) -> Figure:
-    """Return an empty figure (inches) headed by ``what`` and ``title``, if there is one, cut to the room there is."""
-    figure = StyledFigure(figsize=(width, height), dpi=PRINT_DPI, layout="constrained")
+    """Return an empty figure (inches) headed by ``what`` and ``title``, if there is one.
+
+    What is too long for one line becomes two, and a title that is too long for the second is cut.
+    """
     title = text(title)
-    room = max(8, int(_LETTERS_PER_INCH * width) - len(what))
-    heading = f"{what}: {short(title, room)}" if title else what
+    room = int(_LETTERS_PER_INCH * width)
+    heading = f"{what}: {title}" if title else what
+    if title and len(heading) > room:
+        heading = f"{what}\n{short(title, room)}"
+        height += _LINE_INCHES
+    figure = StyledFigure(figsize=(width, height), dpi=PRINT_DPI, layout="constrained")
     # The user's words are never mathtext: a single $ in a title would end the drawing with an error.
     figure.suptitle(heading, x=0.01, ha="left", fontweight="bold", parse_math=False)
     return figure
