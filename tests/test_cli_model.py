@@ -123,7 +123,7 @@ def test_figure_shows_both_maps_and_the_spectrum(store):
     figure = figures.draw_model_fit(fit)
     assert figures.png(figure).startswith(b"\x89PNG")
     maps = [axes for axes in figure.axes if axes.images]
-    assert [axes.get_title(loc="left") for axes in maps] == ["chi-square", "residual, counts"]
+    assert [axes.get_title(loc="left") for axes in maps] == ["chi-square", "residual, counts: all under 0.5"]
     np.testing.assert_array_equal(maps[0].images[0].get_array(), fit[schema.CHI_SQUARE])
     np.testing.assert_array_equal(maps[1].images[0].get_array(), fit[schema.RESIDUAL])
     assert maps[0].images[0].norm.vmin == 0

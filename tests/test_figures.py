@@ -298,7 +298,9 @@ def test_a_title_too_long_for_its_line_gets_a_second_one():
     narrow = figures.draw_size_distribution(sizes(title=long)).get_suptitle()
     assert narrow.split("\n")[0] == "Size distribution"
     assert narrow.split("\n")[1].startswith("a granite from the northern")
-    assert figures.draw_size_distribution(sizes(title=long), width_mm=183).get_suptitle() == f"Size distribution: {long}"
+    assert (
+        figures.draw_size_distribution(sizes(title=long), width_mm=183).get_suptitle() == f"Size distribution: {long}"
+    )
 
 
 def test_global_style_neither_matters_nor_changes(rock):

@@ -30,8 +30,8 @@ def draw_model_fit(fit: xr.Dataset, *, width_mm: float = PAGE_MM) -> Figure:
     """Draw chi-square and residual of a model: two maps, and the chi-square of every channel under them.
 
     The ends of the scales are the 0.5 and 99.5 % quantiles of what is shown. Chi-square begins at zero and is 1 where
-    the model is right; residuals diverge from zero, and no scale is finer than one count. NMF with the default loss gives
-    every pixel as many counts as it has: its map of residuals is empty, and its title says so.
+    the model is right; residuals diverge from zero, and no scale is finer than one count. NMF with the default loss
+    gives every pixel as many counts as it has: its map of residuals is empty, and its title says so.
 
     Parameters
     ----------
