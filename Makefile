@@ -7,18 +7,19 @@ WORKERS ?= 2
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help demo test test-long lint format clean
+.PHONY: help demo test test-long lint docs format clean
 
 help:
 	@echo "make demo       a synthetic rock through the whole workflow, into demo-output/"
 	@echo "make test       the test suite"
 	@echo "make test-long  the tests that take minutes, among them the full-size map"
 	@echo "make lint       ruff and mypy"
+	@echo "make docs       the documentation, into docs/_build/index.html"
 	@echo "make clean      remove what the others made"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test,lint]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test,lint,docs]"
 	touch $@
 
 demo: $(READY)
@@ -35,8 +36,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(READY)
+	$(BIN)/python -m sphinx -W --keep-going --quiet --builder html docs docs/_build
+
 format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo-output build dist *.egg-info
+	rm -rf $(VENV) demo-output docs/_build build dist *.egg-info
