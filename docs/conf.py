@@ -10,6 +10,7 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 exclude_patterns = ["_build"]
+smartquotes = False  # --memory has two hyphens
 html_theme = "furo"
 html_title = "eds_chunked"
 html_copy_source = False
