@@ -133,8 +133,14 @@ def fit_factors(blocks: Blocks, recipe: Recipe, start: Start, *, mean_counts: fl
     ``mean_counts`` of a pixel say whether neighbours must be added up to find a start.
     """
     judged = recipe.early_stop and blocks.are_counts
-    draw = Draw.of(blocks.n_used, width=blocks.shape[1], seed=recipe.seed,
-                   fit_pixels=_pixels_to_draw(recipe, mean_counts), hold_out=judged, mean_counts=mean_counts)  # fmt: skip
+    draw = Draw.of(
+        blocks.n_used,
+        width=blocks.shape[1],
+        seed=recipe.seed,
+        fit_pixels=_pixels_to_draw(recipe, mean_counts),
+        hold_out=judged,
+        mean_counts=mean_counts,
+    )
     work = SampleWork(blocks.n_channels, draw)
     prepare = _Prepare(recipe, start, draw)
     if recipe.solver != BLOCKWISE:

@@ -121,6 +121,8 @@ def pca(
     how = plan(
         _need(chosen, ds, blocks, n_components),
         memory=memory,
+        # The incremental solver reads blocks ahead; a worker of the others has a lane.
+        max_workers=None if chosen == "incremental" else len(blocks.lanes()),
         reads=[*([look(blocks)] if solver == "auto" else []), *_reads(blocks, chosen)],
         writes=result.nbytes + 8 * (4 * blocks.shape[2] + 2 * n_components) + of_mean,
     )

@@ -22,7 +22,9 @@ from eds_chunked.memory import RESERVE, Budget, Need, Plan, Reads
 _SECONDS_TO_COME = 20
 """Workers may have been started a moment ago."""
 
-_PACKAGES = tuple(f"eds_chunked.{name}." for name in ("decomposition", "engine", "grains", "kernels", "phases", "store"))
+_PACKAGES = tuple(
+    f"eds_chunked.{name}." for name in ("decomposition", "engine", "grains", "kernels", "phases", "store")
+)
 """What the work of steps is in: workers load of it what is loaded where the step was called."""
 
 
@@ -83,7 +85,7 @@ def _of_a_worker(client: Any, memory: str | int | None) -> Budget:
 
 
 def _check_and_prepare(client: Any) -> int:
-    """Have every worker load what the step has loaded here, and return the bytes that the largest of them holds then."""
+    """Have every worker load what the step has loaded here; return the bytes that the largest of them holds then."""
     own, idle = version("eds-chunked"), 0
     loaded = [name for name in sys.modules if name.startswith(_PACKAGES)]
     for address, told in client.run(_about_this_worker, loaded, on_error="return").items():

@@ -33,8 +33,8 @@ _DEFLATE_LEVEL = 1
 _GROUP = "map"
 _STORE = ".zarr"
 
-_LOADED = 30 * MB
-"""HDF5 and what RosettaSciIO loads to write it."""
+_LOADED = 50 * MB
+"""HDF5, what RosettaSciIO loads to write it, and what both keep meanwhile, as measured: no more for larger maps."""
 
 
 @recorded("export")
