@@ -173,6 +173,12 @@ CTRL_C = {
 }
 
 
+def _press(program):
+    # By then it waits for the cluster. Before, Python may be in a callback of its own, which swallows the interrupt.
+    time.sleep(1)
+    program.send_signal(signal.SIGINT)
+
+
 @pytest.mark.parametrize("step", every("spectra"))
 def test_ctrl_c(step, processes, store, made, source, tmp_path):
     before = [revision.address for revision in revisions(store)]
@@ -189,7 +195,7 @@ def test_ctrl_c(step, processes, store, made, source, tmp_path):
             [COMMAND, *words, "--scheduler", processes.address],
             env=os.environ | SETTINGS, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
         )  # fmt: skip
-        thread = when_noted(note, lambda pid: program.send_signal(signal.SIGINT))
+        thread = when_noted(note, lambda pid: _press(program))
         _, told = program.communicate(timeout=120)
         thread.join()
         assert note.exists(), told

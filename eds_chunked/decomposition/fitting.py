@@ -103,15 +103,16 @@ def fit_need(recipe: Recipe, blocks: Blocks, filled: float) -> Need:
     # A pixel has at least as many counts as filled channels: no more than these are drawn.
     sample = int(min(_pixels_to_draw(recipe, filled), blocks.n_pixels) * filled * a_value)
     held_out = int(min(HELD_OUT_PIXELS, blocks.n_pixels) * filled * a_value)
-    # Sums of neighbours, scaled as float32, and in the precision of what is computed from them.
-    rows = int(min(START_PIXELS * side_of(filled) ** 2, blocks.n_pixels) * filled * 8)
+    # Rows are scaled as float32, and once in the precision of what comes of them; sums of neighbours are held beside.
+    side = side_of(filled)
+    rows = (2 if side == 1 else 3) * int(min(START_PIXELS * side**2, blocks.n_pixels) * filled * 8)
     if recipe.loss == MIXTURE:
         fixed, of_a_worker = bytes_of_a_mixture(recipe.n_components, blocks.n_channels)
         return Need(
-            "nmf", 2 * (sample + 2 * held_out) + 3 * rows + fixed, max(blocks.bytes_of_a_block, of_a_worker)
+            "nmf", 2 * (sample + 2 * held_out) + rows + fixed, max(blocks.bytes_of_a_block, of_a_worker)
         )  # fmt: skip
     sums = 8 * recipe.restarts * recipe.n_components * (blocks.n_channels + recipe.n_components)
-    return Need("nmf", 2 * (sample + 2 * held_out) + 3 * rows + 4 * sums, blocks.bytes_of_a_block + 3 * sums)
+    return Need("nmf", 2 * (sample + 2 * held_out) + rows + 4 * sums, blocks.bytes_of_a_block + 3 * sums)
 
 
 def _pixels_to_draw(recipe: Recipe, mean_counts: float) -> int:
