@@ -10,6 +10,7 @@ NAMES = (
     "codec",
     "compare",
     "conversion",
+    "elements",
     "fuzz_bcf",
     "grains",
     "masks",

@@ -54,14 +54,18 @@ def elements(output: Output, store: str, parent: str, **given: Any) -> None:
                 number(row["background"]),
                 f"{row['sigma']:.1f}" if seen else "-",
                 row["decision"],
-                row["reason"] or row["overlaps"],
+                row["lines"] or "-",
+                "; ".join(part for part in (row["reason"], row["overlaps"] and f"beside {row['overlaps']}") if part),
             ]
         )
-    columns = [schema.PHASE, "line", "keV", "net", "background", "sigma", "decision", "overlaps, or reason"]
+    columns = [schema.PHASE, "line", "keV", "net", "background", "sigma", "decision", "lines seen", "reason; overlaps"]
     output.show(
         {"elements": table, "seconds": output.seconds},
-        Rows(columns, rows, "Elements", words=("line", "decision", "overlaps, or reason")),
+        Rows(columns, rows, "Elements", words=("line", "decision", "lines seen", "reason; overlaps")),
         Facts([(f"phase {line.split(':')[0]}", line.split(":")[1].strip() or "none") for line in by_phase], "Found"),
-        Note("Candidates, no quantification. Sigma is of all lines of the element together."),
+        Note(
+            "Candidates, no quantification. keV, net and background counts are those of the line that stands out best; "
+            "sigma is of all lines of the element together; lines seen stand out by 3 sigma each."
+        ),
         brief="\n".join(by_phase),
     )

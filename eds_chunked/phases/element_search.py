@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.linalg import cho_factor, cho_solve
 from scipy.ndimage import gaussian_filter1d
-from scipy.optimize import nnls
 
 from eds_chunked.phases.spectrum_model import N_FALSE_PEAKS, Channels, Detector, Fit, dispersion_of, fit_counts
 from eds_chunked.phases.xray_families import ABUNDANCE, MARGIN, Families, Line
@@ -29,6 +29,8 @@ _MOST_ELEMENTS = 30
 # A line is measured this far to each side, in widths at half maximum.
 _HALF_WINDOW = 0.6
 _OVERLAP_FWHM = 0.6
+# Lines this close are one peak, whatever the counts.
+_SAME_FWHM = 0.25
 _TOLERANCE_KEV = 0.010
 _TOLERANCE_SIGMA = 3.0
 # The background under a line comes from more channels than the line has: its error is this much of its own noise.
@@ -37,14 +39,17 @@ _BACKGROUND_ERROR = 0.15
 _SEEN = 3.0
 _IN_WINDOW = 0.8
 # Columns have length 1.
-_RIDGE = 1e-12
+_RIDGE = 1e-9
 _STEEP = 1e-10
-_PIVOTS = 25
+_STEPS = 3
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What speaks for an element: of its best line, and (``sigma``) of all its lines together."""
+    """What speaks for an element: of its best line, and (``sigma``) of all its lines together.
+
+    ``lines`` stand out by themselves; ``alternatives`` could take the place of the element.
+    """
 
     element: str
     line: Line
@@ -54,6 +59,7 @@ class Evidence:
     sigma: float
     offset: float
     tolerance: float
+    lines: tuple[str, ...] = ()
     overlaps: tuple[str, ...] = ()
     alternatives: tuple[str, ...] = ()
     artefact: str = ""
@@ -118,21 +124,42 @@ class Reduced:
 def _nonnegative(gram: Array, target: Array, positive: Array) -> Array:
     """Return weights >= 0 that minimise ``w gram w / 2 - w target``, by way of a guess which are positive.
 
-    Block principal pivoting (Portugal, Judice & Vicente 1994), which takes few steps from a good guess; where it goes
-    in circles, the active sets of Lawson & Hanson (1974).
+    Active sets (Lawson & Hanson 1974; on normal equations and from a guess: Bro & de Jong 1997). Every step lowers the
+    sum of squares, so columns that are almost alike cannot lead it in circles.
     """
-    weights = np.zeros(len(target))
+    positive = positive.copy()
     least = _STEEP * float(np.abs(target).max())
-    for _ in range(_PIVOTS):
-        weights[:] = 0.0
+
+    def freely() -> Array:
         at = np.flatnonzero(positive)
-        weights[at] = np.linalg.solve(gram[np.ix_(at, at)], target[at])
-        wrong = np.where(positive, weights < 0, target - gram @ weights > least)
-        if not wrong.any():
-            return weights
-        positive = positive ^ wrong
-    upper = np.linalg.cholesky(gram).T
-    return np.asarray(nnls(upper, np.linalg.solve(upper.T, target), maxiter=50 * len(target))[0])
+        best = np.zeros(len(target))
+        if at.size:
+            best[at] = cho_solve(cho_factor(gram[np.ix_(at, at)], check_finite=False), target[at], check_finite=False)
+        return best
+
+    weights = freely()
+    while (weights < 0).any():
+        positive = weights > 0
+        weights = freely()
+    for _ in range(_STEPS * len(target)):
+        slope = np.where(positive, 0.0, target - gram @ weights)
+        steepest = int(slope.argmax())
+        if slope[steepest] <= least:
+            break
+        positive[steepest] = True
+        best = freely()
+        if best[steepest] <= 0:
+            # All of the slope was rounding.
+            break
+        while (best[positive] <= 0).any():
+            falling = positive & (best <= 0)
+            step = (weights[falling] / (weights[falling] - best[falling])).min()
+            weights = weights + step * (best - weights)
+            positive &= weights > _STEEP * float(weights.max())
+            weights = np.where(positive, weights, 0.0)
+            best = freely()
+        weights = best
+    return weights
 
 
 class Search:
@@ -147,8 +174,8 @@ class Search:
     known
         The lines of every element that is thought of.
     columns
-        What spans the spectrum of each (channels, columns), soft lines alone last, as :meth:`Channels.columns` gives
-        them of its generators and its soft lines.
+        What spans the spectrum of each (channels, columns): its generators and its soft lines, as
+        :meth:`Channels.columns` gives them, and last its :meth:`Channels.bremsstrahlung`.
     significance
         Standard deviations by which an element has to stand out.
     """
@@ -162,21 +189,23 @@ class Search:
         columns: Mapping[str, Array],
         *,
         significance: float,
+        beam: float,
     ) -> None:
         self._counts, self._channels, self._detector = counts, channels, detector
         self._known, self._significance = known, significance
         self._barred: set[str] = set()
-        continuum, artefacts = channels.continuum(detector), channels.artefacts(counts, detector)
+        continuum, artefacts = channels.continuum(detector, beam=beam), channels.artefacts(counts, detector)
         self._n_continuum, self._n_base = continuum.shape[1], continuum.shape[1] + artefacts.shape[1]
         blocks = [continuum, artefacts, *(columns[element] for element in known)]
         self._columns = np.concatenate(blocks, axis=1)
         self._prior = np.full(self._columns.shape[1], np.inf)
         self._prior[self._n_continuum : self._n_base] = 1.0
         ends = np.cumsum([self._n_base, *(columns[element].shape[1] for element in known)])
-        self._places, self._soft = {}, {}
+        self._places, self._soft, self._absorbed = {}, {}, {}
         for first, last, (element, families) in zip(ends[:-1], ends[1:], known.items(), strict=True):
-            own = last - len(families.soft)
-            self._places[element], self._soft[element] = np.arange(first, own), np.arange(own, last)
+            own = last - len(families.soft) - 1
+            self._places[element] = np.arange(first, own)
+            self._soft[element], self._absorbed[element] = np.arange(own, last - 1), np.arange(last - 1, last)
 
     def run(self) -> list[Evidence]:
         """Return what was found, in the order of ``known``, also what is only possible; then artefacts."""
@@ -197,8 +226,7 @@ class Search:
             reduced = Reduced(self._columns, counts, variance, self._prior)
             before, chosen = chosen, self._settle(reduced, chosen)
             fit = self._fit(chosen, dispersion, expected)
-            columns = self._columns[:, self._at(chosen)]
-            dispersion = dispersion_of(fit, columns, self._n_continuum, self._channels, self._detector)
+            dispersion = self._dispersion(chosen, fit)
             fit = self._fit(chosen, dispersion, fit.expected)
             expected, variance = fit.expected, dispersion * fit.expected + 0.02
             silent = self._silent(chosen, dispersion, expected)
@@ -214,16 +242,38 @@ class Search:
         base = np.arange(self._n_base)
         if not false_peaks:
             base = np.delete(base, np.arange(self._n_continuum, self._n_continuum + N_FALSE_PEAKS))
-        soft = [self._soft[without]] if without else []
-        return np.concatenate([base, *(self._places[element] for element in chosen), *soft])
+        soft = [self._soft[without], self._absorbed[without]] if without else []
+        absorbed = (self._absorbed[element] for element in chosen)
+        return np.concatenate([base, *absorbed, *(self._places[element] for element in chosen), *soft])
 
-    def _candidates(self, reduced: Reduced, chosen: Sequence[str], without: str = "") -> list[str]:
-        """Return the elements that could best take what ``chosen`` leave unexplained, the best first."""
+    def _dispersion(self, chosen: Sequence[str], fit: Fit) -> Array:
+        at, lines = self._at(chosen), self._n_base + len(chosen)
+        artefacts, peaks = (
+            self._columns[:, at[part]] @ fit.weights[part]
+            for part in (slice(self._n_continuum, self._n_base), slice(lines, None))
+        )
+        return dispersion_of(
+            self._counts,
+            fit.expected,
+            peaks=peaks,
+            artefacts=artefacts,
+            channels=self._channels,
+            detector=self._detector,
+        )
+
+    def _candidates(self, reduced: Reduced, chosen: Sequence[str], least: float, without: str = "") -> list[str]:
+        """Return the elements that could best take what ``chosen`` leave unexplained, the best first.
+
+        What their columns gain one by one adds up to ``least``: together they seldom gain more.
+        """
         gains = reduced.gains(self._at(chosen))
         rated = {
             element: float(gains[places].max()) + head_start(element)
             for element, places in self._places.items()
-            if element not in chosen and element != without and element not in self._barred
+            if element not in chosen
+            and element != without
+            and element not in self._barred
+            and gains[places].sum() >= least
         }
         return sorted(rated, key=lambda element: -rated[element])[:_TRIED]
 
@@ -247,7 +297,7 @@ class Search:
         while len(chosen) < _MOST_ELEMENTS:
             tried = {
                 element: self._gain(reduced, [*chosen, element], element)
-                for element in self._candidates(reduced, chosen)
+                for element in self._candidates(reduced, chosen, least)
             }
             tried = {element: gain for element, gain in tried.items() if gain >= least}
             if not tried:
@@ -260,9 +310,10 @@ class Search:
         for element in list(chosen):
             others = [other for other in chosen if other != element]
             now = reduced.solve(self._at(chosen))[0] - head_start(element) - 0.1
+            missing = reduced.solve(self._at(others))[0] - now
             tried = {
                 instead: reduced.solve(self._at([*others, instead]))[0] - head_start(instead)
-                for instead in self._candidates(reduced, others, without=element)
+                for instead in self._candidates(reduced, others, max(least, missing), without=element)
             }
             for instead in sorted(tried, key=lambda instead: tried[instead]):
                 if tried[instead] < now and self._gain(reduced, [*others, instead], instead) >= least:
@@ -319,7 +370,7 @@ class Search:
         fit = self._fit(chosen, dispersion, self._counts + 1.0)
         reduced = Reduced(self._columns, self._counts, variance, self._prior)
         weights = dict(zip(self._at(chosen).tolist(), fit.weights.tolist(), strict=True))
-        found = []
+        found, least = [], (_CANDIDATE * self._significance) ** 2
         for element in chosen:
             others = [other for other in chosen if other != element]
             lost = self._fit(others, dispersion, fit.expected, without=element).deviance - fit.deviance
@@ -328,12 +379,34 @@ class Search:
             evidence = self._best_line(element, own, fit.expected, dispersion)
             alternatives = tuple(
                 instead
-                for instead in self._candidates(reduced, others, without=element)
+                for instead in self._candidates(reduced, others, least, without=element)
                 if self._replaces(reduced, others, element, instead)
                 and instead not in self._silent([*others, instead], dispersion, fit.expected)
             )
             found.append(replace(evidence, sigma=math.sqrt(max(0.0, lost)), alternatives=alternatives))
+        found = [self._beside_soft_lines(evidence, found) for evidence in found]
         return [*found, *self._artefacts(reduced, chosen, fit, dispersion)]
+
+    def _beside_soft_lines(self, evidence: Evidence, found: Sequence[Evidence]) -> Evidence:
+        """Return ``evidence``, ambiguous if soft lines of another element lie where its only line does.
+
+        How strong those are is bounded, not known: the fit takes for them what is within the bound, whatever is there.
+        """
+        if len(evidence.lines) > 1:
+            return evidence
+        near = _SAME_FWHM * float(self._detector.fwhm(evidence.line.energy))
+        others = []
+        for other in found:
+            families = self._known[other.element]
+            soft = {line.name for group in families.soft for line in group}
+            most = sum(
+                group[-1].weight
+                for group in families.following
+                if group[-1].name in soft and abs(group[-1].energy - evidence.line.energy) <= near
+            )
+            if other.element != evidence.element and evidence.net < most * max(0.0, other.net):
+                others.append(other.element)
+        return replace(evidence, alternatives=(*evidence.alternatives, *others))
 
     def _best_line(self, element: str, own: Array, expected: Array, dispersion: Array) -> Evidence:
         """Return the evidence of the line of ``element`` that stands out most; ``own`` is its share of ``expected``."""
@@ -342,7 +415,9 @@ class Search:
         lines = [line for line in families.lines if line.name not in uncertain]
         measured = [self._measured(line, own, expected, dispersion) for line in lines]
         best = max(measured, key=lambda evidence: evidence.line_sigma)
-        return replace(best, element=element, overlaps=self._overlaps(element, best.line))
+        seen = sorted((each.line for each in measured if each.line_sigma >= _SEEN), key=lambda line: line.energy)
+        names = tuple(line.name for line in seen)
+        return replace(best, element=element, lines=names, overlaps=self._overlaps(element, best.line))
 
     def _measured(self, line: Line, own: Array, expected: Array, dispersion: Array) -> Evidence:
         """Return what a line has over the rest of the model, ``expected`` without ``own``."""

@@ -34,6 +34,7 @@ LOWEST_KEV = 0.2
 _MARGIN_KEV = 0.03
 _FEWEST_COUNTS = 50
 _ADJUSTMENTS = 6
+_SAME_AXIS_KEV = 0.005
 # Their K lines set the axis and the resolution right before rarer elements are thought of.
 _FAMILIAR = ("C", "O", "F", "Na", "Mg", "Al", "Si", "P", "S", "Cl", "K", "Ca", "Ti", "Cr", "Mn", "Fe", "Ni", "Cu", "Zn")
 
@@ -49,13 +50,15 @@ def identify_elements(
 ) -> pd.DataFrame:
     """Say which elements the spectrum of each phase shows, with the evidence; computes.
 
-    A spectrum is fitted, by the likelihood of Poisson counts, as a smooth continuum, the X-ray lines of elements
-    (relative weights known within a shell, softer shells bound to harder ones that the beam must excite too) and what
-    the detector adds (silicon escape peaks, sum peaks, tails). An element counts if the fit gets worse by
+    A spectrum is fitted, by the likelihood of Poisson counts, as a continuum (smooth, with the steps at the
+    absorption edges of its elements), the X-ray lines of elements (weights known within a subshell, softer shells bound
+    to harder ones that the beam must excite too) and what the detector adds (silicon escape peaks, sum peaks, tails).
+    The zero (strobe) peak lies below 0.2 keV, where nothing is looked for. An element counts if the fit gets worse by
     ``significance`` standard deviations without it. If it adds less than 3 to another element that could take its
     place, the answer is ambiguous; of two that fit alike the one more abundant in the Earth's crust has an advantage of
-    twice the logarithm of their ratio. Candidates are named, nothing is quantified: light elements (Z < 6), traces
-    under a strong peak, and C, N and O where the L lines of Ca to Cr lie, are beyond it.
+    twice the logarithm of their ratio, and what is rare there has to stand out by more. Candidates are named, nothing
+    is quantified: light elements (Z < 6), traces under a strong peak, and C, N and O where the L lines of Ca to Cr lie,
+    are beyond it.
 
     Parameters
     ----------
@@ -66,7 +69,9 @@ def identify_elements(
     elements
         The only elements that are thought of, such as ``["Si", "O"]``; None is all that a solid can hold.
     significance
-        Standard deviations that an element has to stand out by. Those between 0.7 of it and all of it are "possible".
+        Standard deviations that an element has to stand out by; its square grows by 4.6 for each power of ten that an
+        element is rarer than 0.1 % of the crust (5 sigma: 5.4 for Zr, 5.8 for Pb). Those from 0.7 of it on are
+        "possible".
     beam_energy
         keV; None takes that of the map.
     resolution
@@ -77,18 +82,20 @@ def identify_elements(
     -------
     pandas.DataFrame
         A row for each phase and element: ``phase``, ``element``, ``line`` and its ``energy_kev``, where it stands out
-        best; there ``net_counts`` over ``background`` (continuum and other elements) within 0.6 widths of the line,
-        and ``line_sigma``; ``sigma``, the significance of all lines of the element together; ``offset_kev``, how far
-        the peak lies from the line; ``decision``; ``overlaps``, lines of other elements under it; ``reason``. Decisions
-        are "found", "possible", "ambiguous" (between the elements in ``reason``), and "artefact": an element that would
-        have been found if escape and sum peaks were not known. A phase without any has one row, "none", that says why.
+        best; ``lines``, all that stand out by 3 sigma by themselves; of ``line`` the ``net_counts`` over ``background``
+        (continuum and other elements) within 0.6 widths of it, and ``line_sigma``; ``sigma``, the significance of all
+        lines of the element together; ``offset_kev``, how far the peak lies from the line; ``decision``; ``overlaps``,
+        lines of other elements under it; ``reason``. Decisions are "found"; "ambiguous", where ``reason`` names the
+        elements that it is not separable from, or how far the peak is off; "possible"; and "artefact": an element that
+        would have been found if escape and sum peaks were not known. A phase without any has one row, "none", that says
+        why.
 
     Raises
     ------
     ParameterError
         The energy axis is not calibrated, the beam energy is not known, or a phase or element does not exist.
     CountsError
-        The spectra are not whole numbers of counts.
+        The spectra are not whole numbers of counts, or have none at all.
 
     Notes
     -----
@@ -111,6 +118,13 @@ def identify_elements(
     channels, inside = _channels(spectra, beam)
     table = _checked(spectra)[:, inside]
     low, high = float(channels.energy[0]), float(channels.energy[-1])
+    if not table.any():
+        raise CountsError(
+            schema.SPECTRUM,
+            found=f"no count in any phase from {low:.4g} to {high:.4g} keV",
+            expected="counts",
+            fix="eds-chunked info STORE says what the map holds; sum the spectra over the whole energy axis",
+        )
     every = [int(number) for number in spectra[schema.PHASE].values]
     known = {
         element: families
@@ -127,8 +141,8 @@ def identify_elements(
     rows: list[dict[str, Any]] = []
     # Matrices are small: threads of BLAS would only wait for each other.
     with threadpool_limits(1, user_api="blas"):
-        detector = _fitted_detector(table.sum(axis=0), channels, Detector.with_resolution(resolution), known)
-        columns = _columns(channels, detector, known)
+        detector = _fitted_detector(table.sum(axis=0), channels, Detector.with_resolution(resolution), known, beam)
+        columns = _columns(channels, detector, known, beam)
         for number in numbers:
             counts = table[every.index(number)]
             n = int(counts.sum())
@@ -136,7 +150,7 @@ def identify_elements(
                 why = "no counts" if n == 0 else f"{n} counts, fewer than {_FEWEST_COUNTS}"
                 rows.append(_row(number, decision=NONE, reason=f"{why} from {low:.4g} to {high:.4g} keV"))
                 continue
-            found = Search(counts, channels, detector, known, columns, significance=significance).run()
+            found = Search(counts, channels, detector, known, columns, significance=significance, beam=beam).run()
             rows += [_evidence_row(number, evidence, significance) for evidence in found]
             if not found:
                 rows.append(_row(number, decision=NONE, reason=f"no line stands out by {significance:g} sigma"))
@@ -149,6 +163,7 @@ def _row(phase: int, *, decision: str, reason: str) -> dict[str, Any]:
         "element": "",
         "line": "",
         "energy_kev": math.nan,
+        "lines": "",
         "net_counts": math.nan,
         "background": math.nan,
         "line_sigma": math.nan,
@@ -162,13 +177,15 @@ def _row(phase: int, *, decision: str, reason: str) -> dict[str, Any]:
 
 def _evidence_row(phase: int, evidence: Evidence, significance: float) -> dict[str, Any]:
     decision, reason = FOUND, ""
+    needed = math.sqrt(significance**2 - head_start(evidence.element))
     if evidence.artefact:
         decision, reason = ARTEFACT, evidence.artefact
     elif evidence.sigma < significance:
         decision, reason = POSSIBLE, f"{evidence.sigma:.1f} sigma are less than {significance:g}"
     elif evidence.alternatives:
-        names = [evidence.element, *evidence.alternatives]
-        decision, reason = AMBIGUOUS, f"{' or '.join(names)}: the counts do not tell them apart"
+        decision, reason = AMBIGUOUS, f"not separable from {' or '.join(evidence.alternatives)} by these counts"
+    elif evidence.sigma < needed:
+        decision, reason = POSSIBLE, f"{evidence.sigma:.1f} sigma; what is this rare needs {needed:.1f}"
     elif abs(evidence.offset) > evidence.tolerance:
         decision = AMBIGUOUS
         reason = (
@@ -180,6 +197,7 @@ def _evidence_row(phase: int, evidence: Evidence, significance: float) -> dict[s
         "element": evidence.element,
         "line": evidence.line.name,
         "energy_kev": evidence.line.energy,
+        "lines": ", ".join(evidence.lines),
         "net_counts": evidence.net,
         "background": evidence.background,
         "line_sigma": evidence.line_sigma,
@@ -263,63 +281,85 @@ def _checked(spectra: xr.Dataset) -> Array:
     return np.asarray(table, np.float64)
 
 
-def _fitted_detector(total: Array, channels: Channels, start: Detector, known: dict[str, Families]) -> Detector:
+def _fitted_detector(
+    total: Array, channels: Channels, start: Detector, known: dict[str, Families], beam: float
+) -> Detector:
     """Return the detector that fits the sum of all phases, by the lines of the elements that are found there.
 
-    Elements are sought on the axis as it is and, in case it is far off, on the one that suits the lines that most
-    solids have. Each then is adjusted by what was found on it, and the one that explains more is taken.
+    Elements are sought on the axis as it is, which is adjusted by what was found. Where the lines that most solids have
+    say the same, that is it. Otherwise the axis may be far off: elements are sought on theirs as well, and the one that
+    explains more is taken.
     """
     if total.sum() < _FEWEST_COUNTS:
         return start
     familiar = [known[element] for element in _FAMILIAR if element in known]
-    trials = [start, *([_adjusted(total, channels, start, familiar)] if familiar else [])]
-    rated = []
+    trials = [start, *([_adjusted(total, channels, start, familiar, beam)] if familiar else [])]
+    detectors: list[Detector] = []
     for trial in trials:
-        chosen = _search(total, channels, trial, known).choose()[0]
+        if detectors and _apart(detectors[0], trial) < _SAME_AXIS_KEV:
+            break
+        chosen = _search(total, channels, trial, known, beam).choose()[0]
         if len(chosen) < 2:
             # One peak fits any line that an axis may be moved to.
             return start
-        detector = _adjusted(total, channels, trial, [known[element] for element in chosen])
-        chosen, fit, _ = _search(total, channels, detector, known).choose()
+        detectors.append(_adjusted(total, channels, trial, [known[element] for element in chosen], beam))
+    if len(detectors) == 1:
+        return detectors[0]
+    rated = []
+    for detector in detectors:
+        chosen, fit, _ = _search(total, channels, detector, known, beam).choose()
         rated.append((fit.deviance - sum(map(head_start, chosen)), detector))
     return min(rated, key=lambda pair: pair[0])[1]
 
 
-def _columns(channels: Channels, detector: Detector, known: dict[str, Families]) -> dict[str, Array]:
+def _apart(one: Detector, other: Detector) -> float:
+    """Return by how much (keV) two axes differ at most from 0 to 10 keV."""
+    offset, gain = one.offset - other.offset, one.gain - other.gain
+    return max(abs(offset), abs(offset + 10 * gain))
+
+
+def _columns(channels: Channels, detector: Detector, known: dict[str, Families], beam: float) -> dict[str, Array]:
     return {
-        element: channels.columns((*families.generators, *families.soft), detector)
+        element: np.column_stack(
+            [
+                channels.columns((*families.generators, *families.soft), detector),
+                channels.bremsstrahlung(detector, beam=beam, element=element),
+            ]
+        )
         for element, families in known.items()
     }
 
 
-def _search(total: Array, channels: Channels, detector: Detector, known: dict[str, Families]) -> Search:
-    return Search(total, channels, detector, known, _columns(channels, detector, known), significance=5.0)
+def _search(total: Array, channels: Channels, detector: Detector, known: dict[str, Families], beam: float) -> Search:
+    columns = _columns(channels, detector, known, beam)
+    return Search(total, channels, detector, known, columns, significance=5.0, beam=beam)
 
 
-def _adjusted(total: Array, channels: Channels, detector: Detector, lines_of: list[Families]) -> Detector:
+def _adjusted(total: Array, channels: Channels, detector: Detector, lines_of: list[Families], beam: float) -> Detector:
     """Return the detector with which the lines of some elements fit best: offset, scale and noise."""
     dispersion = np.ones(len(total))
     for _ in range(_ADJUSTMENTS):
-        base = np.concatenate([channels.continuum(detector), channels.artefacts(total, detector)], axis=1)
-        prior = np.full(base.shape[1], np.inf)
-        prior[-N_ARTEFACTS:] = 1.0
+        absorbed = [channels.bremsstrahlung(detector, beam=beam, element=families.element) for families in lines_of]
+        base = np.column_stack(
+            [channels.continuum(detector, beam=beam), *absorbed, channels.artefacts(total, detector)]
+        )
+        n_continuum, n_base = base.shape[1] - N_ARTEFACTS, base.shape[1]
         lines = np.concatenate([channels.columns(families.generators, detector) for families in lines_of], axis=1)
         columns = np.concatenate([base, lines], axis=1)
-        fit = fit_counts(
-            columns,
-            total,
-            dispersion=dispersion,
-            start=total + 1.0,
-            prior=np.concatenate([prior, np.full(lines.shape[1], np.inf)]),
-        )
-        weights = fit.weights[base.shape[1] :]
+        prior = np.full(columns.shape[1], np.inf)
+        prior[n_continuum:n_base] = 1.0
+        fit = fit_counts(columns, total, dispersion=dispersion, start=total + 1.0, prior=prior)
+        weights = fit.weights[n_base:]
 
         def peaks_of(trial: Detector, weights: Array = weights) -> Array:
             every = np.concatenate([channels.columns(families.generators, trial) for families in lines_of], axis=1)
             return np.asarray(every @ weights)
 
         peaks = lines @ weights
-        dispersion = dispersion_of(fit, columns, base.shape[1] - N_ARTEFACTS, channels, detector)
+        artefacts = base[:, n_continuum:] @ fit.weights[n_continuum:n_base]
+        dispersion = dispersion_of(
+            total, fit.expected, peaks=peaks, artefacts=artefacts, channels=channels, detector=detector
+        )
         moved = adjusted(detector, channels, total, fit, peaks, peaks_of, dispersion=dispersion)
         still = abs(moved.offset - detector.offset) < 2e-4 and abs(moved.noise - detector.noise) < 2e-5
         detector = moved

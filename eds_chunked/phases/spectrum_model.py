@@ -14,6 +14,7 @@ from scipy.optimize import nnls
 from scipy.special import ndtr
 
 from eds_chunked.phases.xray_families import Group
+from eds_chunked.xray_table import absorption
 
 Array = np.ndarray[Any, Any]
 
@@ -25,23 +26,32 @@ _SILICON_KA_KEV = 1.740
 _SILICON_EDGE_KEV = 1.839
 # Knots of the continuum, in widths of a peak: far enough apart that it cannot follow a peak.
 _KNOTS_FWHM = 6.0
+# g/cm2 of a detector's window, contact and dead layer; and the way out of the sample over its depth, at 35 degrees.
+_WINDOW = (("C", 4e-5), ("Al", 8e-6), ("Si", 2e-5))
+_LONG_WAY = 1.74
 # Mean loss of pulses of which some charge is lost in the dead layer.
 _TAIL_KEV = 0.08
-_WINDOW_KEV = 0.6
+_BENT_KEV = (0.6, 2.5)
+# What a pulse that comes late within the same count can lack.
+_LATE_KEV = 0.06
 # Beyond, a line has less than 1e-15 of its counts.
 _REACH_SIGMA = 8.0
 _LEAST_MU = 1e-3
 _ITERATIONS = 20
 _CONVERGED = 1e-3
 
-N_ARTEFACTS, N_FALSE_PEAKS = 5, 3
-# A model of peaks is not exact: tails, energies and relative weights of tables. Taken as an error of each channel, as a
-# share of the peaks within one standard deviation of the detector.
-_PEAK_ERROR = 0.03
+N_ARTEFACTS, N_FALSE_PEAKS = 7, 5
+# A model of peaks is not exact: tails, energies and relative weights of tables. Taken as an error of each peak's width,
+# as a share of the peaks within one standard deviation of the detector.
+_PEAK_ERROR = 0.012
+# Satellites and the fine structure of edges: a share of the peaks within 0.2 keV.
+_HALO_KEV, _HALO_ERROR = 0.2, 0.008
 # Energies and shapes of soft lines depend on bonds and absorption: here their error is twice as large.
 _SOFT_KEV = 0.5
-_ARTEFACT_ERROR = 0.2
-_CONTINUUM_ERROR = 0.005
+_ARTEFACT_ERROR = 0.12
+_CONTINUUM_ERROR = 0.0025
+# Of what a continuum differs from its mean within 0.1 keV; not where it rises steeply.
+_EDGE_KEV, _EDGE_ERROR, _STEEP_KEV = 0.1, 0.5, 0.8
 
 
 @dataclass(frozen=True)
@@ -102,21 +112,37 @@ class Channels:
                 row[near] += line.weight * share
         return out.T
 
-    def continuum(self, detector: Detector) -> Array:
-        """Return cubic B-splines (channels, splines) that are wider than any peak."""
-        # Closer where the edges of carbon and oxygen and the detector's window make steps.
-        finer = np.where(self.energy < _WINDOW_KEV, 1.5, 1.0)
+    def continuum(self, detector: Detector, *, beam: float) -> Array:
+        """Return what a window leaves of a continuum, times cubic B-splines (channels, splines) wider than any peak."""
+        # Closer where edges and tails make it bend.
+        finer = np.where((self.energy > _BENT_KEV[0]) & (self.energy < _BENT_KEV[1]), 1.5, 1.0)
         steps = np.concatenate([[0.0], np.cumsum(self.width * finer[1:] / detector.fwhm(self.energy[1:]))])
         n = max(2, round(float(steps[-1]) / _KNOTS_FWHM))
         inner = np.linspace(0.0, steps[-1], n + 1)
         knots = np.concatenate([[0.0] * 3, inner, [steps[-1]] * 3])
-        return np.asarray(BSpline.design_matrix(np.clip(steps, 0, steps[-1]), knots, 3).toarray())
+        splines = BSpline.design_matrix(np.clip(steps, 0, steps[-1]), knots, 3).toarray()
+        shape = self.bremsstrahlung(detector, beam=beam)
+        return np.asarray(splines * (shape / shape.max())[:, None])
+
+    def bremsstrahlung(self, detector: Detector, *, beam: float, element: str = "") -> Array:
+        """Return the shape (channels,) of a continuum that left ``element`` (empty: that was not absorbed), sum 1.
+
+        Splines cannot follow its steps at edges. What is seen of several elements is close to a sum of such shapes.
+        """
+        energy = np.maximum(self.true(detector), 0.05)
+        shape = np.maximum(beam - energy, 0.0) / energy * np.exp(-sum(t * absorption(e, energy) for e, t in _WINDOW))
+        if element:
+            sigma = 4.5e5 / np.maximum(beam**1.65 - energy**1.65, 1.0)
+            shape /= 1 + _LONG_WAY * absorption(element, energy) / sigma
+        shape = gaussian_filter1d(shape, float(detector.sigma(1.0)) / self.width, mode="nearest")
+        return np.asarray(shape / shape.sum())
 
     def artefacts(self, counts: Array, detector: Detector) -> Array:
-        """Return what a detector makes of a spectrum ``counts`` (channels, 5), each as strong as it can be expected.
+        """Return what a detector makes of a spectrum ``counts`` (channels, 7), each as strong as it can be expected.
 
         Silicon escape peaks; pulses that arrived together, of any energy and with one below 1 keV (which pile-up
-        rejection misses most), 1 % of all; tails of pulses that lost charge, 5 %, and 20 % below 1 keV.
+        rejection misses most), 1 % of all, counted whole and with 60 eV of the second pulse lost; tails of pulses that
+        lost charge, 5 %, and 20 % below 1 keV.
         """
         energy = self.true(detector)
         # Reed & Ware (1972), fitted: 1.5 % above the edge, 0.1 % at iron.
@@ -126,9 +152,9 @@ class Channels:
         soft = np.where(energy < 1.0, counts, 0.0)
         # Channel i + j of the convolution lies at the sum of two energies of the axis.
         place = 2 * energy[0] + (energy[1] - energy[0]) * np.arange(2 * len(counts) - 1)
+        pairs = [0.01 * np.convolve(one, counts) / total for one in (counts, soft)]
         sums = [
-            np.interp(energy, place, 0.01 * np.convolve(one, counts) / total, left=0.0, right=0.0)
-            for one in (counts, soft)
+            np.interp(energy, place - late, both, left=0.0, right=0.0) for late in (0.0, _LATE_KEV) for both in pairs
         ]
         lost = _TAIL_KEV / self.width
         fall = np.exp(-np.arange(1, math.ceil(8 * lost)) / lost) / lost
@@ -206,22 +232,29 @@ def deviance_of(counts: Array, expected: Array, dispersion: Array) -> float:
     return float((2 * terms / dispersion).sum())
 
 
-def dispersion_of(fit: Fit, columns: Array, n_continuum: int, channels: Channels, detector: Detector) -> Array:
+def dispersion_of(
+    counts: Array, expected: Array, *, peaks: Array, artefacts: Array, channels: Channels, detector: Detector
+) -> Array:
     """Return how many times over counting noise the counts of each channel vary about a model.
 
-    ``columns`` and the weights of ``fit`` are those of the continuum, of the artefacts, and of lines, in this order.
+    ``expected`` are all counts of the model, ``peaks`` those of lines and ``artefacts`` those that the detector adds.
+    Errors of a model are alike in all channels of a peak's width. Taken as those of single channels they are larger by
+    the root of their number, which makes them the same for every width of channels.
     """
-    lines = n_continuum + N_ARTEFACTS
-    sigma = float(detector.sigma(2.0)) / channels.width
-    peaks = gaussian_filter1d(columns[:, lines:] @ fit.weights[lines:], sigma, mode="nearest")
-    artefacts = columns[:, n_continuum:lines] @ fit.weights[n_continuum:lines]
-    softer = 1 + (_SOFT_KEV / channels.energy) ** 2
+    peak, far = float(detector.sigma(2.0)) / channels.width, _HALO_KEV / channels.width
+    alike = np.maximum(detector.fwhm(channels.energy) / channels.width, 1.0)
+    continuum = expected - peaks - artefacts
+    edges = continuum - gaussian_filter1d(continuum, _EDGE_KEV / channels.width, mode="nearest")
+    # An artefact far larger than what is counted would excuse itself.
+    left = gaussian_filter1d(counts - peaks - continuum, peak, mode="nearest")
     error = (
-        (_PEAK_ERROR * softer * peaks) ** 2
-        + (_ARTEFACT_ERROR * artefacts) ** 2
-        + (_CONTINUUM_ERROR * fit.expected) ** 2
+        (_PEAK_ERROR * (1 + (_SOFT_KEV / channels.energy) ** 2) * gaussian_filter1d(peaks, peak, mode="nearest")) ** 2
+        + (_HALO_ERROR * gaussian_filter1d(peaks, far, mode="nearest")) ** 2
+        + (_ARTEFACT_ERROR * np.clip(left, 0.0, artefacts)) ** 2
+        + (_CONTINUUM_ERROR * expected) ** 2
+        + np.where(channels.energy > _STEEP_KEV, _EDGE_ERROR * edges, 0.0) ** 2
     )
-    return np.asarray(1 + error / np.maximum(fit.expected, _LEAST_MU))
+    return np.asarray(1 + alike * error / np.maximum(expected, _LEAST_MU))
 
 
 def adjusted(

@@ -29,6 +29,7 @@ _ELECTRONS = {"K": 2, "L": 8, "M": 18}
 # An edge lies this far above the highest line of its subshell, at most.
 _EDGE_OVER_LINE = 1.03
 _SUBSHELL = {"Lb1": "L2", "Ln": "L2", "Lg1": "L2", "Lb3": "L1", "Lb4": "L1", "Lg3": "L1"}
+_SUBSHELL |= {"Mb": "M4", "Mg": "M3", "M3O4": "M3", "M3O5": "M3", "M2N4": "M3"}
 _WEAKEST = 0.001
 # Below, relative weights in tables are unsure (absorption, bonds), and every line stands for itself.
 _FREE_BELOW_KEV = 1.0
@@ -36,8 +37,16 @@ _FREE_BELOW_KEV = 1.0
 MARGIN = 4.0
 # Below 1 keV less than a tenth of the estimate is seen (La of iron at 20 kV: a thirtieth), and less yet the softer.
 _SOFT_MARGIN = 0.5
-# The weaker lines of a shell against the strongest: measured ones are this much of those in tables.
-_WEIGHT_ERROR = (0.7, 1.4)
+# Vacancies of L1 soon move to L2 and L3: the table has Lb3 of titanium, at the energy of O Ka, at a quarter of La.
+_FEW = {"Lb3": 0.1, "Lb4": 0.1, "Lg3": 0.1}
+# Lines of other subshells against the strongest of the shell: measured ones are this much of those in tables. That has
+# Mg of lead at 0.2 of Ma, where spectra have a twentieth.
+_WEIGHT_ERROR = {
+    **{"Kb": (0.7, 1.4), "L": (0.75, 1.3), "L2": (0.75, 1.3), "L1": (0.4, 1.3)},
+    **{"M": (0.75, 1.3), "M4": (0.75, 1.3), "M3": (0.1, 1.2), "Mz": (0.3, 1.3)},
+}
+# The table has Mz of lead at 0.006 of Ma, that of hafnium at 0.06.
+_LEAST_MZ = 0.03
 # A shell that the beam hardly excites, or whose X-rays pass through the detector, can be missing.
 _LEAST_OVERVOLTAGE = 1.3
 _LEAST_EFFICIENCY = 0.25
@@ -125,7 +134,10 @@ def families_of(element: str, *, low: float, high: float, beam: float) -> Famili
             usual = _excited(shell, number, overvoltage) / leader[1]
             bounds = [MARGIN] * len(groups)
             if free:
-                bounds = [_SOFT_MARGIN * min(1.0, line.energy**2, 2 * line.weight) for line in lines]
+                bounds = [
+                    _SOFT_MARGIN * _FEW.get(line.name, 1.0) * min(1.0, line.energy**2, 2 * line.weight)
+                    for line in lines
+                ]
             following += [
                 (*leader[0], *_scaled(group, bound * usual)) for group, bound in zip(groups, bounds, strict=True)
             ]
@@ -146,10 +158,31 @@ def _scaled(group: Group, by: float) -> Group:
 
 
 def _uncertain(lines: Group) -> list[Group]:
-    """Return the extremes of what the weights of a shell can be: mixtures of them are what lies between."""
-    if len(lines) == 1:
-        return [lines]
-    return [(lines[0], *_scaled(lines[1:], by)) for by in _WEIGHT_ERROR]
+    """Return groups of lines such that mixtures of them are what the weights of a shell can be.
+
+    Vacancies of each subshell are made at a rate of its own, so its lines are stronger or weaker together. The groups
+    are the corners of a simplex about the box of all rates: as many as there are subshells, none a sum of others.
+    """
+    parts: dict[str, list[Line]] = {}
+    for line in lines:
+        parts.setdefault(_part(line), []).append(line)
+    leading, *others = (tuple(part) for part in parts.values())
+    lowest = (*leading, *(line for part in others for line in _scaled(part, _rates(part)[0])))
+    groups = [lowest]
+    for part in others:
+        low, high = _rates(part)
+        groups.append((*lowest, *_scaled(part, len(others) * (high - low))))
+    return groups
+
+
+def _part(line: Line) -> str:
+    return line.name if line.name in ("Kb", "Mz") else _SUBSHELL.get(line.name, line.name[0])
+
+
+def _rates(part: Group) -> tuple[float, float]:
+    """Return the least and the most that lines of a subshell can be of what tables say."""
+    low, high = _WEIGHT_ERROR[_part(part[0])]
+    return low, max(high, _LEAST_MZ / part[0].weight) if part[0].name == "Mz" else high
 
 
 def _doublet(number: int) -> float:

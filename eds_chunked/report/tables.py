@@ -63,7 +63,8 @@ def _of_elements(found: Findings) -> list[Table]:
         said = {decision: of_phase.loc[of_phase["decision"] == decision, "element"] for decision in _DECISIONS}
         rows.append({schema.PHASE: name} | {decision: " ".join(elements) for decision, elements in said.items()})
     named = evidence.assign(**{schema.PHASE: evidence[schema.PHASE].map(names)})
-    shown = [schema.PHASE, "element", "line", "net_counts", "background", "sigma", "decision", "overlaps", "reason"]
+    shown = [schema.PHASE, "element", "line", "energy_kev", "lines", "net_counts", "background", "sigma", "decision"]
+    shown += ["overlaps", "reason"]
     return [
         Table("elements", "Candidate elements of the phases; nothing is quantified", pd.DataFrame(rows), SPECTRA),
         Table("element_evidence", "The evidence for them, line by line", named, SPECTRA, named[shown]),

@@ -1,0 +1,47 @@
+"""The benchmark of elements runs on a rock, knows what is there, and counts right what is found."""
+
+import numpy as np
+import pytest
+
+from benchmarks import elements
+from benchmarks.element_rocks import DEVELOPMENT, HELD_OUT, Instrument, Mineral, clear_lines, expected, mixed
+
+QUARTZ = Mineral("quartz", {"Si": 1, "O": 2})
+HALITE = Mineral("halite", {"Na": 1, "Cl": 1})
+
+
+def test_a_rock_is_looked_at():
+    sets = {"held out": [("salt", (QUARTZ, HALITE))]}
+    found = list(elements.outcomes(sets, doses=[3e4], instruments={"as stated": Instrument(offset=0.005)}))
+    assert [one.mineral for one in found] == ["quartz", "halite"]
+    assert found[0].clear == found[0].found == ["O", "Si"]
+    assert found[1].found == ["Cl", "Na"]
+    assert not any(one.false for one in found)
+    text = elements.report(found)
+    assert "| 30000 | 2 | 4 | 1.000 | 0 | 0 | 0.000 | 0 |" in text
+    assert "held out, false: none." in text
+
+
+def test_counts_and_peaks_are_where_they_should_be():
+    at = Instrument(offset=0.01, escape=0.0, pile_up=0.0, tail=0.0, strobe=0.0)
+    drawn = expected(QUARTZ, 1e5, at)
+    assert drawn.total.sum() == pytest.approx(1e5, rel=0.01)
+    # The axis reads 10 eV too low.
+    assert at.energy[int(np.argmax(drawn.total))] == pytest.approx(1.74 - 0.01, abs=0.006)
+    sigma, line = clear_lines(drawn, at)["Si"]
+    assert line == "Si Ka"
+    assert 0.5 * np.sqrt(drawn.lines["Si Ka"].sum()) < sigma < np.sqrt(drawn.lines["Si Ka"].sum())
+
+
+def test_a_mixture_has_the_lines_of_both():
+    at = Instrument()
+    one, other = expected(QUARTZ, 1e4, at), expected(HALITE, 1e4, at)
+    both = mixed(one, other, 0.25)
+    assert set(both.lines) == set(one.lines) | set(other.lines)
+    np.testing.assert_allclose(both.total, 0.75 * one.total + 0.25 * other.total)
+    assert both.lines["Cl Ka"].sum() == pytest.approx(0.25 * other.lines["Cl Ka"].sum())
+
+
+def test_no_rock_is_in_both_sets():
+    names = [{mineral.name for _, minerals in rocks for mineral in minerals} for rocks in (DEVELOPMENT, HELD_OUT)]
+    assert not names[0] & names[1]
