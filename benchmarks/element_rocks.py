@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -109,6 +109,9 @@ _GROWING = {
     "Lg1": ((39, 40, 42, 47, 56, 82), (0.0, 0.015, 0.03, 0.055, 0.085, 0.12)),
 }
 _SHELLS = {"K": (2, 1.12e6), "L": (4, 1.0e8), "M": (10, 1.4e9)}
+# Spread of the logarithms of what is drawn: of the X-rays of a shell, and of its lines against the strongest.
+_SHELL_SPREAD, _LINE_SPREAD = 0.25, 0.1
+_STRONGEST = ("Ka", "La", "Ma")
 _TAKE_OFF = math.radians(40)
 _LOWEST_KEV = 0.08
 # Of quartz at 20 kV a third of the X-rays is continuum.
@@ -133,7 +136,7 @@ def lines_of(element: str, *, beam: float, rng: np.random.Generator | None = Non
         electrons, a = _SHELLS[shell]
         u = beam / edge
         made = electrons * number**4 / (a + number**4) * (u * math.log(u) - u + 1)
-        made *= 1.0 if rng is None else float(np.exp(0.25 * rng.standard_normal()))
+        made *= 1.0 if rng is None else float(np.exp(_SHELL_SPREAD * rng.standard_normal()))
         minor = {name: e for name, e in _MINOR.get(element, {}).items() if name[0] == shell}
         if shell == "L" and edge > 1.0:
             table = material.elements[element].as_dictionary()["Atomic_properties"]["Xray_lines"]
@@ -143,7 +146,8 @@ def lines_of(element: str, *, beam: float, rng: np.random.Generator | None = Non
             if name == "Ll" and energy < 1.0:
                 # Ll of light metals is as strong as the absorbed La.
                 weight = min(1.0, 0.08 * energy**-4)
-            drawn = 1.0 if rng is None or name in ("Ka", "La", "Ma") else float(np.exp(0.1 * rng.standard_normal()))
+            exact = rng is None or name in _STRONGEST
+            drawn = 1.0 if exact else float(np.exp(_LINE_SPREAD * rng.standard_normal()))
             found[name] = energy, made * weight * drawn
     return found
 
@@ -217,10 +221,11 @@ class Mineral:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Expected counts of a mineral: all of them, and those of each line."""
+    """Expected counts of a mineral: all of them, and those of each line and of the continuum before the detector."""
 
     total: Array
-    lines: dict[str, Array] = field(default_factory=dict)
+    continuum: Array
+    lines: dict[str, Array]
 
 
 def expected(mineral: Mineral, counts: float, at: Instrument, *, rng: np.random.Generator | None = None) -> Drawn:
@@ -256,10 +261,10 @@ def expected(mineral: Mineral, counts: float, at: Instrument, *, rng: np.random.
     # Broadening of the continuum matters at its edges only.
     sigma = 0.030 / at.width
     kernel = np.exp(-0.5 * (np.arange(-20, 21) / sigma) ** 2)
-    pure = np.convolve(rest, kernel / kernel.sum(), mode="same") + sum(lines.values())
-    scale = counts / pure.sum()
-    pure, lines = scale * pure, {name: scale * line for name, line in lines.items()}
-    return Drawn(_detected(pure, centre, counts, at), lines)
+    rest = np.convolve(rest, kernel / kernel.sum(), mode="same")
+    scale = counts / (rest + sum(lines.values())).sum()
+    rest, lines = scale * rest, {name: scale * line for name, line in lines.items()}
+    return Drawn(_detected(rest + sum(lines.values()), centre, counts, at), rest, lines)
 
 
 def _detected(pure: Array, energy: Array, counts: float, at: Instrument) -> Array:
@@ -281,21 +286,63 @@ def _detected(pure: Array, energy: Array, counts: float, at: Instrument) -> Arra
     return np.asarray(np.maximum(kept + lost + escaped + summed + at.strobe * counts * at.peak(0.0), 0.0))
 
 
-def clear_lines(drawn: Drawn, at: Instrument) -> dict[str, tuple[float, str]]:
-    """Return for each element the sigma of its clearest line, and the line.
+@dataclass(frozen=True)
+class Clearest:
+    """The clearest line of an element: its standard deviations by counts alone, and at best beside all else."""
 
-    Its own counts within 0.6 widths of its energy over the root of all counts there: what lies under it as well.
+    line: str
+    by_counts: float
+    bound: float
+
+    @property
+    def sigma(self) -> float:
+        """The lesser of both."""
+        return min(self.by_counts, self.bound)
+
+
+def clearest_lines(drawn: Drawn, at: Instrument) -> dict[str, Clearest]:
+    """Return for each element its clearest line above 0.2 keV, and how clear that is.
+
+    ``by_counts`` are its counts within 0.6 widths of its energy over the root of all counts there, what lies under it
+    included. ``bound`` is what the information in the whole spectrum leaves of it (Cramer & Rao): the line over the
+    standard deviation of its amplitude where those of all other elements and of the continuum, in steps of 1 keV, are
+    not known. Of other elements the shapes are known to within what they are drawn with: 25 % a shell, 10 % a line.
+    Axis, detector and artefacts are known. No estimate is surer than that.
     """
     edges = at.edges()
     centre = (edges[1:] + edges[:-1]) / 2
-    best: dict[str, tuple[float, str]] = {}
-    for name, line in drawn.lines.items():
-        middle = float((centre * line).sum() / line.sum()) if line.sum() > 0 else 0.0
-        window = np.abs(centre - middle) < 0.6 * float(at.width_at(max(middle, 0.1)))
-        net, total = float(line[window].sum()), float(drawn.total[window].sum())
-        element = name.split()[0]
-        if middle > 0.2:
-            best[element] = max(best.get(element, (0.0, "")), (net / math.sqrt(max(total, 1e-9)), name))
+    seen = (centre > 0.2) & (centre < at.beam)
+    noise = np.sqrt(np.maximum(drawn.total[seen], 1e-9))
+    hats = np.stack([np.maximum(1 - np.abs(centre - middle), 0.0) for middle in np.arange(0.0, at.beam + 1)])
+    continuum = [(hat * drawn.continuum)[seen] / noise for hat in hats]
+    shapes = {name: line[seen] / noise for name, line in drawn.lines.items()}
+    best: dict[str, Clearest] = {}
+    for element in dict.fromkeys(name.split()[0] for name in shapes):
+        free, known = list(continuum), []
+        for other in {name.split()[0] for name in shapes} - {element}:
+            own = {name: shape for name, shape in shapes.items() if name.split()[0] == other}
+            free.append(np.sum(list(own.values()), axis=0))
+            for shell in "KLM":
+                known.append(_SHELL_SPREAD * np.sum([s for n, s in own.items() if n.split()[1][0] == shell], axis=0))
+            known += [_LINE_SPREAD * s for name, s in own.items() if name.split()[1] not in _STRONGEST]
+        known = [shape for shape in known if np.ndim(shape)]
+        nuisance = np.stack([*free, *known], axis=1)
+        nuisance = nuisance[:, nuisance.any(axis=0)]
+        # An error that is known to within 1 is one more measurement of 0.
+        prior = np.zeros((len(known), nuisance.shape[1]))
+        prior[:, nuisance.shape[1] - len(known) :] = np.eye(len(known))
+        rows = np.concatenate([nuisance, prior])
+        for name, shape in shapes.items():
+            middle = float((centre * drawn.lines[name]).sum() / max(drawn.lines[name].sum(), 1e-30))
+            if name.split()[0] != element or middle < 0.2:
+                continue
+            window = np.abs(centre - middle) < 0.6 * float(at.width_at(max(middle, 0.1)))
+            counted = float(drawn.lines[name][window].sum()) / math.sqrt(max(float(drawn.total[window].sum()), 1e-9))
+            target = np.concatenate([shape, np.zeros(len(known))])
+            left = target - rows @ np.linalg.lstsq(rows, target, rcond=1e-9)[0]
+            one = Clearest(name, counted, float(np.sqrt(left @ left)))
+            if element not in best or one.sigma > best[element].sigma:
+                best[element] = one
     return best
 
 
@@ -304,7 +351,11 @@ def mixed(one: Drawn, other: Drawn, share: float) -> Drawn:
     lines: dict[str, Array] = {name: (1 - share) * line for name, line in one.lines.items()}
     for name, line in other.lines.items():
         lines[name] = lines.get(name, 0.0) + share * line
-    return Drawn((1 - share) * one.total + share * other.total, lines)
+    total, continuum = (
+        (1 - share) * first + share * second
+        for first, second in ((one.total, other.total), (one.continuum, other.continuum))
+    )
+    return Drawn(total, continuum, lines)
 
 
 def spectra_of(table: Sequence[Array] | Array, at: Instrument) -> xr.Dataset:

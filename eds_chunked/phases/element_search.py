@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 from scipy.ndimage import gaussian_filter1d
 
+from eds_chunked.kernels.active_set import active_set
 from eds_chunked.phases.spectrum_model import N_FALSE_PEAKS, Channels, Detector, Fit, dispersion_of, fit_counts
 from eds_chunked.phases.xray_families import ABUNDANCE, MARGIN, Families, Line
 
@@ -40,8 +40,6 @@ _SEEN = 3.0
 _IN_WINDOW = 0.8
 # Columns have length 1.
 _RIDGE = 1e-9
-_STEEP = 1e-10
-_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -103,13 +101,12 @@ class Reduced:
         """Return chi-square, the columns that are used, and their weights."""
         key = chosen.tobytes()
         if key not in self._solved:
-            gram, target = self._gram[np.ix_(chosen, chosen)], self._target[chosen]
             # The last answer is a good guess: choices that follow each other differ by an element.
-            weights = _nonnegative(gram, target, self._positive[chosen])
-            used = weights > 0
-            self._positive[chosen] = used
-            slope = target - gram @ weights
-            self._solved[key] = self._square - float(weights @ (target + slope)), chosen[used], weights[used]
+            weights = active_set(self._gram, self._target, chosen, self._positive)
+            self._positive[chosen] = weights > 0
+            used, weights = chosen[weights > 0], weights[weights > 0]
+            slope = 2 * self._target[used] - weights @ self._gram[np.ix_(used, used)]
+            self._solved[key] = self._square - float(weights @ slope), used, weights
         return self._solved[key]
 
     def gains(self, chosen: Array) -> Array:
@@ -119,47 +116,6 @@ class Reduced:
         slope = self._target - weights @ shared
         outside = np.diag(self._gram) - (shared * np.linalg.solve(shared[:, used], shared)).sum(axis=0)
         return np.asarray(np.maximum(slope, 0.0) ** 2 / np.maximum(outside, 1e-9))
-
-
-def _nonnegative(gram: Array, target: Array, positive: Array) -> Array:
-    """Return weights >= 0 that minimise ``w gram w / 2 - w target``, by way of a guess which are positive.
-
-    Active sets (Lawson & Hanson 1974; on normal equations and from a guess: Bro & de Jong 1997). Every step lowers the
-    sum of squares, so columns that are almost alike cannot lead it in circles.
-    """
-    positive = positive.copy()
-    least = _STEEP * float(np.abs(target).max())
-
-    def freely() -> Array:
-        at = np.flatnonzero(positive)
-        best = np.zeros(len(target))
-        if at.size:
-            best[at] = cho_solve(cho_factor(gram[np.ix_(at, at)], check_finite=False), target[at], check_finite=False)
-        return best
-
-    weights = freely()
-    while (weights < 0).any():
-        positive = weights > 0
-        weights = freely()
-    for _ in range(_STEPS * len(target)):
-        slope = np.where(positive, 0.0, target - gram @ weights)
-        steepest = int(slope.argmax())
-        if slope[steepest] <= least:
-            break
-        positive[steepest] = True
-        best = freely()
-        if best[steepest] <= 0:
-            # All of the slope was rounding.
-            break
-        while (best[positive] <= 0).any():
-            falling = positive & (best <= 0)
-            step = (weights[falling] / (weights[falling] - best[falling])).min()
-            weights = weights + step * (best - weights)
-            positive &= weights > _STEEP * float(weights.max())
-            weights = np.where(positive, weights, 0.0)
-            best = freely()
-        weights = best
-    return weights
 
 
 class Search:
