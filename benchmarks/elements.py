@@ -7,12 +7,13 @@ no code with the fit). Thresholds were set with the rocks called "development"; 
 Every rock is counted at several doses, each time by the next instrument of a list: beams of 10 to 20 kV, detectors of
 several widths, axes that are off by half a channel to one and a half, or 0.1 % in scale, and phases that mix.
 
-Recall is the share of elements with a clear line that are found. How clear a line is, is known from the truth: by counts
-alone (its own within 0.6 widths over the root of all counts there, those of other elements under it included), and as
-the bound of Cramer and Rao, by which no estimate can tell it from what else is in the spectrum. A line is clear if it
-stands out by 5 standard deviations in both ways: V Ka under Ti Kb may have any number of counts, but is a part of that
-peak which nobody knows. Recall of all lines that are clear by counts is given beside. Answers "ambiguous" that name the
-element and "possible" count as not found, and stand beside. What is found and not there is false, one by one.
+Recall is the share of elements with a clear line that are found. How clear a line is, is known from the truth: by
+counts alone (its own within 0.6 widths over the root of all counts there, those of other elements under it included),
+and as the bound of Cramer and Rao, by which no estimate can tell it from what else is in the spectrum. A line is
+clear if it stands out by 5 standard deviations in both ways: V Ka under Ti Kb may have any number of counts, but is a
+part of that peak which nobody knows. Recall of all lines that are clear by counts is given beside. Answers
+"ambiguous" that name the element and "possible" count as not found, and stand beside. What is found and not there is
+false, one by one.
 """
 
 from __future__ import annotations
@@ -219,7 +220,8 @@ def report(found: Sequence[Outcome]) -> str:
         own = [one for one in found if one.rocks == name]
         for title, key in groups:
             lines += [
-                f"| {name}: {title} | phases | clear | recall | by counts | recall | ambiguous | possible | false a phase | most |",
+                f"| {name}: {title} | phases | clear | recall | by counts | recall | ambiguous | possible "
+                "| false a phase | most |",
                 "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
             ]
             for value in [*dict.fromkeys(map(key, own)), "all"]:

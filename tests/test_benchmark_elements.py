@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import elements
-from benchmarks.element_rocks import DEVELOPMENT, HELD_OUT, Instrument, Mineral, clear_lines, expected, mixed
+from benchmarks.element_rocks import DEVELOPMENT, HELD_OUT, Instrument, Mineral, clearest_lines, expected, mixed
 
 QUARTZ = Mineral("quartz", {"Si": 1, "O": 2})
 HALITE = Mineral("halite", {"Na": 1, "Cl": 1})
@@ -18,7 +18,7 @@ def test_a_rock_is_looked_at():
     assert found[1].found == ["Cl", "Na"]
     assert not any(one.false for one in found)
     text = elements.report(found)
-    assert "| 30000 | 2 | 4 | 1.000 | 0 | 0 | 0.000 | 0 |" in text
+    assert "| 30000 | 2 | 4 | 1.000 | 4 | 1.000 | 0 | 0 | 0.000 | 0 |" in text
     assert "held out, false: none." in text
 
 
@@ -28,9 +28,23 @@ def test_counts_and_peaks_are_where_they_should_be():
     assert drawn.total.sum() == pytest.approx(1e5, rel=0.01)
     # The axis reads 10 eV too low.
     assert at.energy[int(np.argmax(drawn.total))] == pytest.approx(1.74 - 0.01, abs=0.006)
-    sigma, line = clear_lines(drawn, at)["Si"]
-    assert line == "Si Ka"
-    assert 0.5 * np.sqrt(drawn.lines["Si Ka"].sum()) < sigma < np.sqrt(drawn.lines["Si Ka"].sum())
+    clearest = clearest_lines(drawn, at)["Si"]
+    assert clearest.line == "Si Ka"
+    assert 0.5 < clearest.by_counts / np.sqrt(drawn.lines["Si Ka"].sum()) < 1
+
+
+def test_a_line_beside_nothing_is_bound_by_its_counts_and_one_under_another_by_what_is_known_of_that():
+    at, names = Instrument(), ("V", "Ti")
+    alone = clearest_lines(expected(Mineral("vanadium", {"V": 1}), 1e5, at), at)["V"]
+    # All of a peak is more than its middle, over the root of all or of the continuum alone.
+    assert alone.by_counts < alone.bound < 1.2 * alone.by_counts
+    drawn = expected(Mineral("rutile", {"Ti": 0.97, "V": 0.03, "O": 2}), 1e8, at)
+    vanadium, titanium = (clearest_lines(drawn, at)[name] for name in names)
+    assert titanium.bound > 0.5 * titanium.by_counts
+    # Counts have no end, but V Ka lies 18 eV from Ti Kb, which is known to a tenth of itself.
+    assert vanadium.bound < 0.7 * vanadium.by_counts
+    share = drawn.lines["V Ka"].sum() / drawn.lines["Ti Kb"].sum()
+    assert vanadium.bound > share / 0.1
 
 
 def test_a_mixture_has_the_lines_of_both():

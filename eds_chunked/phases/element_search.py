@@ -21,6 +21,8 @@ _CANDIDATE = 0.7
 # Elements of at least this abundance (ppm) are equal before any count is seen; the rarest are this far behind.
 _COMMON_PPM = 1000.0
 _RAREST_PPM = 0.01
+# As common as these on a sample: what does not conduct is coated with it, and the beam cracks oil to it.
+_COAT = "C"
 # Deviance by which an element has to fit better than another that could take its place: 3 standard deviations.
 _CLEAR = 9.0
 _TRIED = 5
@@ -78,6 +80,8 @@ def line_significance(counts: float, background: float, error: float) -> float:
 
 def head_start(element: str) -> float:
     """Return by how much deviance (at most 0) an element is behind those that are common in the Earth's crust."""
+    if element == _COAT:
+        return 0.0
     return 2 * math.log(min(max(ABUNDANCE.get(element, _RAREST_PPM), _RAREST_PPM), _COMMON_PPM) / _COMMON_PPM)
 
 

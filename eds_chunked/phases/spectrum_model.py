@@ -244,7 +244,9 @@ def dispersion_of(
     peak, far = float(detector.sigma(2.0)) / channels.width, _HALO_KEV / channels.width
     alike = np.maximum(detector.fwhm(channels.energy) / channels.width, 1.0)
     continuum = expected - peaks - artefacts
-    edges = continuum - gaussian_filter1d(continuum, _EDGE_KEV / channels.width, mode="nearest")
+    wide = _EDGE_KEV / channels.width
+    # Half way up a step a continuum is its mean, where a step that is a little off is most so.
+    edges = gaussian_filter1d((continuum - gaussian_filter1d(continuum, wide, mode="nearest")) ** 2, wide)
     # An artefact far larger than what is counted would excuse itself.
     left = gaussian_filter1d(counts - peaks - continuum, peak, mode="nearest")
     error = (
@@ -252,7 +254,7 @@ def dispersion_of(
         + (_HALO_ERROR * gaussian_filter1d(peaks, far, mode="nearest")) ** 2
         + (_ARTEFACT_ERROR * np.clip(left, 0.0, artefacts)) ** 2
         + (_CONTINUUM_ERROR * expected) ** 2
-        + np.where(channels.energy > _STEEP_KEV, _EDGE_ERROR * edges, 0.0) ** 2
+        + np.where(channels.energy > _STEEP_KEV, _EDGE_ERROR**2 * edges, 0.0)
     )
     return np.asarray(1 + alike * error / np.maximum(expected, _LEAST_MU))
 

@@ -45,6 +45,9 @@ _WEIGHT_ERROR = {
     **{"Kb": (0.7, 1.4), "L": (0.75, 1.3), "L2": (0.75, 1.3), "L1": (0.4, 1.3)},
     **{"M": (0.75, 1.3), "M4": (0.75, 1.3), "M3": (0.1, 1.2), "Mz": (0.3, 1.3)},
 }
+# Tables are of free atoms, and Ca has no 3d electron there to fill a vacancy of L3 with. In solids its La is as strong
+# as Ll, which C Ka lies beside.
+_LEAST_LA = 0.5
 # The table has Mz of lead at 0.006 of Ma, that of hafnium at 0.06.
 _LEAST_MZ = 0.03
 # A shell that the beam hardly excites, or whose X-rays pass through the detector, can be missing.
@@ -105,7 +108,11 @@ def families_of(element: str, *, low: float, high: float, beam: float) -> Famili
     number = schema.PERIODIC_TABLE.index(element) + 1
     shells = []
     for shell in "KLM":
-        every = {name: line for name, line in table.items() if name[0] == shell}
+        every = {
+            name: (energy, max(weight, _LEAST_LA) if name == "La" and energy < _FREE_BELOW_KEV else weight)
+            for name, (energy, weight) in table.items()
+            if name[0] == shell
+        }
         edges: dict[str, float] = {}
         for name, (energy, _) in every.items():
             subshell = _SUBSHELL.get(name, shell)
