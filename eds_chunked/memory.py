@@ -232,10 +232,9 @@ class Budget:
         return self.limit - self.idle
 
     def workers(self, need: Need, *, most: int | None = None) -> int:
-        """Return how many workers fit, at most one a thread and ``most``; 0 if not even one does."""
+        """Return how many workers fit, at most ``most`` (default: the threads); 0 if not even one does."""
         room = self.room - need.fixed
-        most = min(self.threads, most or self.threads)
-        return min(most, room // max(1, need.per_worker)) if room >= need.per_worker else 0
+        return min(most or self.threads, room // max(1, need.per_worker)) if room >= need.per_worker else 0
 
     def plan(
         self,

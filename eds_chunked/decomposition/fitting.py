@@ -101,11 +101,12 @@ def fit_need(recipe: Recipe, blocks: Blocks, filled: float) -> Need:
     """
     a_value = 2 + blocks.source.dtype.itemsize
     # A pixel has at least as many counts as filled channels: no more than these are drawn.
-    sample = int(min(_pixels_to_draw(recipe, filled), blocks.n_pixels) * filled * a_value)
+    drawn = min(_pixels_to_draw(recipe, filled), blocks.n_pixels)
+    sample = int(drawn * filled * a_value)
     held_out = int(min(HELD_OUT_PIXELS, blocks.n_pixels) * filled * a_value)
     # Rows are scaled as float32, and once in the precision of what comes of them; sums of neighbours are held beside.
     side = side_of(filled)
-    rows = (2 if side == 1 else 3) * int(min(START_PIXELS * side**2, blocks.n_pixels) * filled * 8)
+    rows = (2 if side == 1 else 3) * int(min(START_PIXELS * side**2, drawn) * filled * 8)
     if recipe.loss == MIXTURE:
         fixed, of_a_worker = bytes_of_a_mixture(recipe.n_components, blocks.n_channels)
         return Need(

@@ -21,7 +21,7 @@ from eds_chunked.engine.blocks import Blocks, blocks_of
 from eds_chunked.engine.dose import filled_channels, look, mean_filled
 from eds_chunked.engine.lanes import run_pass
 from eds_chunked.engine.output import begin_result, empty_maps
-from eds_chunked.engine.planning import plan
+from eds_chunked.engine.planning import budget
 from eds_chunked.engine.shuffle import reads_of_batches
 from eds_chunked.errors import ParameterError
 from eds_chunked.kernels.gram import project
@@ -118,11 +118,11 @@ def pca(
         _log.info("pca: solver %s, for %s", chosen, because)
     result = template(ds, blocks, n_components)
     of_mean = 4 * blocks.n_pixels if centre or chosen == "incremental" else 0
-    how = plan(
+    allowed = budget(memory)
+    how = allowed.plan(
         _need(chosen, ds, blocks, n_components),
-        memory=memory,
         # The incremental solver reads blocks ahead; a worker of the others has a lane.
-        max_workers=None if chosen == "incremental" else len(blocks.lanes()),
+        max_workers=None if chosen == "incremental" else min(allowed.threads, len(blocks.lanes())),
         reads=[*([look(blocks)] if solver == "auto" else []), *_reads(blocks, chosen)],
         writes=result.nbytes + 8 * (4 * blocks.shape[2] + 2 * n_components) + of_mean,
     )

@@ -64,7 +64,9 @@ def _image(path: Path, shape: tuple[int, int]) -> Array:
             # By the header: an image that is not of the size of the map may inflate to any size.
             if picture.size != shape[::-1]:
                 raise _of_another_size(path, picture.size[::-1], shape)
-        return np.asarray(imread(path))
+        # Opened here, as readers that fail leave a file open.
+        with path.open("rb") as file:
+            return np.asarray(imread(file))
 
 
 def _of_another_size(path: Path, found: tuple[int, ...], shape: tuple[int, int]) -> ParameterError:
