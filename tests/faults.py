@@ -1,7 +1,4 @@
-"""Faults in the middle of work: the first worker that comes to a certain call notes its process and waits to be hit.
-
-Sent to the workers by value, as their environment knows the package but not its tests.
-"""
+"""Faults in the middle of work: the first worker that comes to a certain call notes its process and waits to be hit."""
 
 from __future__ import annotations
 
