@@ -22,6 +22,7 @@ import xarray as xr
 
 from eds_chunked import memory as budget
 from eds_chunked import schema
+from eds_chunked.dask_cluster import active_client
 from eds_chunked.decomposition.advice import (
     CRITICAL_VARIANCE,
     ComponentAdvice,
@@ -519,9 +520,12 @@ def run(
     """
     text = location_text(store)
     target = results_folder(text) if folder is None else Path(folder)
-    reader = source
-    if isinstance(reader, str | os.PathLike):
-        reader = open_source(Path(reader), pick=pick, memory=memory)
+    if isinstance(source, str | os.PathLike):
+        reader = open_source(Path(source), pick=pick, memory=memory)
+        # A worker opens the file itself.
+        given = reader if active_client() is None else source
+    else:
+        reader = given = source
     moves_axis = calibration is not None and not calibration.keys().isdisjoint(_MOVES_THE_AXIS)
     _check_early(reader.header, n_phases=n_phases, energy=None if moves_axis else energy)
     if min_size is not None:
@@ -533,7 +537,7 @@ def run(
     _check_memory(coming, memory)
     if is_dry():
         with noted_plans(stop=True) as made:
-            convert(reader, store, memory=memory, overwrite=overwrite)
+            convert(given, store, pick=pick, memory=memory, overwrite=overwrite)
         for one in made:
             tell(one, goes_on=True)
         for one in coming:
@@ -541,7 +545,7 @@ def run(
             plan(need, memory=memory, reads=one.reads, writes=one.writes, goes_on=one is not coming[-1])
     clock = _Clock()
     budget.return_freed_memory_to_the_system()
-    ds = convert(reader, store, memory=memory, overwrite=overwrite)
+    ds = convert(given, store, pick=pick, memory=memory, overwrite=overwrite)
     clock.lap("convert")
     if calibration:
         ds = calibrate(store, **calibration)

@@ -1,5 +1,6 @@
 """Every step gives on a cluster what it gives on threads; workers read and write the store themselves."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import cloudpickle
 import dask
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from eds_chunked import dask_cluster, schema
+from eds_chunked.cli import main
 from eds_chunked.dask_cluster import active_client, connected, on_one_worker
 from eds_chunked.decomposition.principal import pca
 from eds_chunked.engine import lanes as lanes_module
@@ -23,6 +26,7 @@ from eds_chunked.engine.scratch import scratch_folder
 from eds_chunked.errors import ClusterError, CountsError, MemoryBudgetError
 from eds_chunked.memory import MB, Need
 from eds_chunked.phases import segment
+from eds_chunked.store import conversion
 from eds_chunked.store.conversion import convert
 from eds_chunked.store.opening import open_map
 from eds_chunked.store.results import load
@@ -246,6 +250,19 @@ def test_workers_with_another_version(client, monkeypatch):
         budget()
 
 
+def test_a_worker_goes_while_it_is_asked(client, monkeypatch):
+    run = client.run
+
+    def one_is_gone(*args, **options):
+        return {"tcp://127.0.0.1:9": OSError("Timed out trying to connect"), **run(*args, **options)}
+
+    monkeypatch.setattr(client, "run", one_is_gone)
+    assert budget().processes == 2
+    monkeypatch.setattr(client, "run", lambda *args, **options: {"tcp://127.0.0.1:9": OSError("Timed out")})
+    with pytest.raises(ClusterError, match="found no worker"):
+        budget()
+
+
 def test_warnings_come_from_a_worker(client):
     with pytest.warns(UserWarning, match="as a worker says"):
         assert on_one_worker(_warns, 3) == 4
@@ -272,3 +289,27 @@ def test_the_verbs_take_a_scheduler(processes, source, made, tmp_path):
     )  # fmt: skip
     assert done.returncode == 2
     assert "200 MB a worker" in done.stderr
+
+
+def test_the_verbs_convert_on_a_worker(processes, source, made, tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "MapWriter", None)  # here, not on workers
+    for line in (["convert", str(source), str(tmp_path / "1.zarr")], ["run", str(source), str(tmp_path / "2.zarr")]):
+        line += ["--scheduler", processes.address, "--memory", "1.2GB"]
+        done = CliRunner().invoke(main, line, catch_exceptions=False)
+        assert done.exit_code == 0, done.stderr
+    assert_same_map(tmp_path / "1.zarr", made[0])
+    assert_same_map(tmp_path / "2.zarr", made[0])
+
+
+@pytest.mark.parametrize("verb", ["convert", "run"])
+def test_a_dry_conversion_plans_for_a_worker(processes, source, tmp_path, verb):
+    line = [verb, str(source), str(tmp_path / "map.zarr"), "--memory", "1.2GB", "--dry-run", "--json"]
+    here, there = (
+        json.loads(CliRunner().invoke(main, line + more, catch_exceptions=False).stdout)["steps"]
+        for more in ([], ["--scheduler", processes.address])
+    )
+    assert [step["what"] for step in there] == [step["what"] for step in here]
+    # This process is larger than a worker, which has loaded nothing yet.
+    assert there[0]["idle_bytes"] < here[0]["idle_bytes"]
+    assert there[0]["fixed_bytes"] == here[0]["fixed_bytes"]
+    assert not (tmp_path / "map.zarr").exists()

@@ -215,10 +215,13 @@ def convert(
     # Before the imports that take seconds: a wrong path is told at once.
     reader = open_source(source, pick=pick, salvage=storing["salvage"], memory=memory)
     from eds_chunked.cli.describing import bytes_on_disk, map_facts, map_lines
+    from eds_chunked.dask_cluster import active_client
     from eds_chunked.store.conversion import convert as convert_map
 
     with output.working():
-        ds = convert_map(reader, store, pick=pick, **selection, **storing, memory=memory, overwrite=overwrite)
+        # A worker opens the file itself.
+        given = reader if active_client() is None else source
+        ds = convert_map(given, store, pick=pick, **selection, **storing, memory=memory, overwrite=overwrite)
     facts = map_facts(ds)
     output.show(
         {"store": store, "map": facts, "seconds": output.seconds},

@@ -83,9 +83,12 @@ def run(
     # Before the imports that take seconds: a wrong path is told at once.
     reader = open_source(source, pick=pick, memory=given["memory"])
     from eds_chunked import workflow
+    from eds_chunked.dask_cluster import active_client
 
+    chosen: dict[str, Any] = {"folder": folder, "pick": pick, "calibration": calibration or None, **given}
     with output.working():
-        summary = workflow.run(reader, store, folder=folder, calibration=calibration or None, **given)
+        # A worker opens the file itself.
+        summary = workflow.run(reader if active_client() is None else source, store, **chosen)
     result, pieces = _tell(summary)
     output.show(result, *pieces, _files(summary, output), brief=summary.report)
 

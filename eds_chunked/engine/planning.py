@@ -68,13 +68,10 @@ def plan(
 
 
 def _of_a_worker(client: Any, memory: str | int | None) -> Budget:
-    address = client.scheduler.address
     try:
         client.wait_for_workers(1, timeout=_SECONDS_TO_COME)
     except TimeoutError as error:
-        raise ClusterError(
-            f"cluster {address}", found="no worker", expected="at least one", fix=f"dask worker {address}"
-        ) from error
+        raise _no_worker(client) from error
     workers: Mapping[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
     idle = _check_and_prepare(client)
     limit = min((int(worker["memory_limit"]) for worker in workers.values() if worker["memory_limit"]), default=0)
@@ -84,11 +81,21 @@ def _of_a_worker(client: Any, memory: str | int | None) -> Budget:
     return Budget(limit, idle + RESERVE, threads, "worker", len(workers))
 
 
+def _no_worker(client: Any) -> ClusterError:
+    address = client.scheduler.address
+    return ClusterError(f"cluster {address}", found="no worker", expected="at least one", fix=f"dask worker {address}")
+
+
 def _check_and_prepare(client: Any) -> int:
     """Have every worker load what the step has loaded here; return the bytes that the largest of them holds then."""
     own, idle = version("eds-chunked"), 0
     loaded = [name for name in sys.modules if name.startswith(_PACKAGES)]
-    for address, told in client.run(_about_this_worker, loaded, on_error="return").items():
+    answers = client.run(_about_this_worker, loaded, on_error="return")
+    # A worker that went meanwhile answers with a lost connection; the others do the work.
+    there = {address: told for address, told in answers.items() if not isinstance(told, OSError)}
+    if not there:
+        raise _no_worker(client)
+    for address, told in there.items():
         if isinstance(told, BaseException) or told[0] != own:
             raise ClusterError(
                 f"worker {address}",

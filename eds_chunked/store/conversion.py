@@ -17,7 +17,7 @@ import xarray as xr
 
 from eds_chunked import progress, schema
 from eds_chunked.dask_cluster import active_client, on_one_worker
-from eds_chunked.dry_run import is_dry
+from eds_chunked.dry_run import is_dry, noted_plans, tell
 from eds_chunked.errors import (
     CountsError,
     EdsError,
@@ -27,7 +27,7 @@ from eds_chunked.errors import (
     StoreFullError,
 )
 from eds_chunked.kernels.sparse import Csr
-from eds_chunked.memory import format_size
+from eds_chunked.memory import Plan, format_size
 from eds_chunked.readers import open_source
 from eds_chunked.readers.base import MapHeader, Reader
 from eds_chunked.readers.selection import Energy, Rebin, Region, selected
@@ -146,16 +146,27 @@ def convert(
         "memory": memory,
         "overwrite": overwrite,
     }
-    if active_client() is not None and isinstance(source, str | os.PathLike) and not is_dry():
-        # The file is read once, from its beginning to its end: that is work for one worker. Should it be lost, another
-        # one goes on where it was.
-        resume = resume or state_of(store) is State.NOTHING
-        told = on_one_worker(_convert, os.path.abspath(source), location_text(store), resume=resume, **given)
-    else:
+    if active_client() is None or not isinstance(source, str | os.PathLike):
         told = _convert(source, store, resume=resume, **given)
+    else:
+        # The file is read once, from its beginning to its end: that is work for one worker.
+        places = os.path.abspath(source), location_text(store)
+        if is_dry():
+            for made in on_one_worker(_planned, *places, resume=resume, **given):
+                tell(made, goes_on=False)
+        # Should the worker be lost, another one goes on where it was.
+        resume = resume or state_of(store) is State.NOTHING
+        told = on_one_worker(_convert, *places, resume=resume, **given)
     for text in told:
         warnings.warn(text, stacklevel=3)  # the caller, past the run log
     return open_map(store)
+
+
+def _planned(*places: Location, **given: Any) -> list[Plan]:
+    """Return the plans that a conversion makes here."""
+    with noted_plans(stop=True) as made:
+        _convert(*places, **given)
+    return made
 
 
 def _convert(
