@@ -25,7 +25,7 @@ from eds_chunked.engine.planning import budget, plan
 from eds_chunked.engine.scratch import scratch_folder
 from eds_chunked.errors import ClusterError, CountsError, MemoryBudgetError
 from eds_chunked.memory import MB, Need
-from eds_chunked.phases import segment
+from eds_chunked.phases import clustering, segment
 from eds_chunked.store import conversion
 from eds_chunked.store.conversion import convert
 from eds_chunked.store.opening import open_map
@@ -79,11 +79,13 @@ def test_a_step_gives_on_workers_what_it_gives_on_threads(client, made, step):
     assert_same(load(store, STEPS[step](store)), expected[step])
 
 
-def test_phases_of_a_large_map_do_not_come_to_the_client(client, made, tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", ["phases", "cluster"])
+def test_phases_of_a_large_map_do_not_come_to_the_client(client, made, tmp_path, monkeypatch, step):
     store, expected = made
-    monkeypatch.setattr(segment, "IN_MEMORY", 100)
+    for module in (segment, clustering):
+        monkeypatch.setattr(module, "IN_MEMORY", 100)
     with dask.config.set({"temporary-directory": str(tmp_path)}):
-        assert_same(load(store, STEPS["phases"](store)), expected["phases"])
+        assert_same(load(store, STEPS[step](store)), expected[step])
 
 
 def test_a_file_is_converted_by_a_worker(client, source, store, tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from eds_chunked.engine.blocks import Lane
 from eds_chunked.engine.exclusion import exclude
 from eds_chunked.errors import ChunkLayoutError, MemoryBudgetError, ParameterError
 from eds_chunked.grains.split import separate_grains
+from eds_chunked.phases import clustering
 from eds_chunked.phases.clustering import cluster
 from eds_chunked.phases.modal import modal_table
 from eds_chunked.phases.sums import phase_spectra
@@ -369,3 +370,14 @@ def test_centred_pca_and_empty_selection_are_refused():
 def test_budget_is_checked_first():
     with pytest.raises(MemoryBudgetError, match="memory for cluster"):
         cluster(made_loadings(), n_clusters=3, memory="20MB")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_large_map_is_kept_on_disk_and_is_the_same(monkeypatch, method):
+    result = made_loadings((300, 271))
+    expected = cluster(result, n_clusters=3, method=method)
+    monkeypatch.setattr(clustering, "IN_MEMORY", 300 * 271 - 1)
+    found = cluster(result, n_clusters=3, method=method)
+    assert {name for name in found if found[name].chunks} == {schema.MASK, schema.LABEL, schema.MARGIN}
+    assert {name for name in expected if expected[name].chunks} == set()
+    xr.testing.assert_identical(found.compute(), expected)

@@ -241,7 +241,12 @@ SHAPES = {
 
 
 @pytest.mark.parametrize(
-    ("shape", "width_mm"), [*((shape, 85) for shape in SHAPES), *((shape, 183) for shape in list(SHAPES)[:3])]
+    ("shape", "width_mm"),
+    [
+        *((shape, 85) for shape in SHAPES),
+        ("plain", 183),
+        *(pytest.param(shape, 183, marks=pytest.mark.long) for shape in ("tall", "wide, eight, uncalibrated")),
+    ],
 )
 def test_every_figure_of_a_map_is_readable_in_one_and_in_two_columns(shape, width_mm):
     made = make(**({"seeds": 50, "channels": 400} | SHAPES[shape]))
@@ -579,7 +584,12 @@ def huge():
     )
 
 
-@pytest.mark.parametrize("name", HUGE)
+SLOW = ("draw_threshold", "draw_components", "draw_grain_boundaries")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name in SLOW else []) for name in HUGE]
+)
 def test_a_huge_map_is_drawn_in_little_memory(huge, name):
     """The map has 100 to 800 MB, a row of its chunks at most 41; the rest are pictures of 1429 x 1429 pixels."""
     figures.png(figures.draw_scree(make((7, 11), n=2, seeds=3).pca))  # what Matplotlib loads once

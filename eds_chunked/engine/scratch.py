@@ -57,6 +57,10 @@ def scratch_folder() -> str:
 _MAP_CHUNK = 512
 
 
+IN_MEMORY = 2**22
+"""Pixels up to which masks and labels are in memory, as the grains of such a map are."""
+
+
 def scratch_map(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     """Return an array (..., y, x) of zeros on disk, in layers of squares, which is deleted when the process ends."""
     return zarr.create_array(

@@ -20,6 +20,7 @@ from eds_chunked.decomposition.elbow import is_centred
 from eds_chunked.decomposition.sample import Draw
 from eds_chunked.engine.blocks import Lane
 from eds_chunked.engine.planning import plan
+from eds_chunked.engine.scratch import IN_MEMORY, kept_on_disk
 from eds_chunked.errors import ParameterError
 from eds_chunked.in_order import one_thread_each
 from eds_chunked.memory import Need
@@ -86,11 +87,12 @@ def cluster(
     Returns
     -------
     xarray.Dataset
-        In memory: ``label`` (y, x) uint8, 1 to n in the order of falling area and 0 for pixels without loadings (empty
-        or left out); ``margin`` (y, x) float32 from 0 to 1: for k-means how much nearer the best cluster is than the
-        second, (second - best) / second, for the mixture the difference of the two posterior probabilities (close to 1
-        for most pixels, wrong ones included, since clusters are no true Gaussians); ``mask`` (phase, y, x), where the
-        label is the phase; ``n_pixels`` and ``area_fraction`` (phase).
+        In memory up to 4 million pixels, else lazy on a scratch store that lives as long as the process: ``label``
+        (y, x) uint8, 1 to n in the order of falling area and 0 for pixels without loadings (empty or left out);
+        ``margin`` (y, x) float32 from 0 to 1: for k-means how much nearer the best cluster is than the second,
+        (second - best) / second, for the mixture the difference of the two posterior probabilities (close to 1 for most
+        pixels, wrong ones included, since clusters are no true Gaussians); ``mask`` (phase, y, x), where the label is
+        the phase; ``n_pixels`` and ``area_fraction`` (phase).
 
     Raises
     ------
@@ -101,8 +103,8 @@ def cluster(
 
     Notes
     -----
-    Memory: the sample in float64 a few times, 14 bytes a pixel and one more for each phase, and for each worker a block
-    of 256 x 256 pixels. The loadings are read twice, in blocks.
+    Memory: the sample in float64 a few times, 14 bytes a pixel of what stays in memory and one more for each phase, and
+    for each worker a block of 256 x 256 pixels. The loadings are read twice, in blocks.
 
     The same seed gives the same labels for every chunking and number of workers.
 
@@ -149,14 +151,20 @@ def cluster(
             chunks=((2,), *loadings.chunks[1:]),
             dtype=np.float32,
             meta=np.empty((0, 0, 0), np.float32),
-        ).compute()
-    label, margin = both[0].astype(np.uint8), both[1].copy()
-    del both
-    label, n_pixels = _by_falling_area(label, n_clusters)
-
-    numbers = np.arange(1, n_clusters + 1)
+        )
+        label, margin = both[0].astype(np.uint8), both[1]
+        if height * width <= IN_MEMORY:
+            label, margin = (da.from_array(values, chunks=_SIDE) for values in dask.compute(label, margin))
+        else:
+            label, margin = kept_on_disk({schema.LABEL: label, schema.MARGIN: margin})
+        new, n_pixels = _by_falling_area(label, n_clusters)
+        label = label.map_blocks(_renumbered, new=new, dtype=np.uint8)
+        numbers = np.arange(1, n_clusters + 1)
+        mask = label[None] == numbers[:, None, None].astype(np.uint8)
+        if height * width <= IN_MEMORY:
+            mask, label, margin = dask.compute(mask, label, margin)
     variables = {
-        schema.MASK: label == numbers[:, None, None].astype(np.uint8),
+        schema.MASK: mask,
         schema.LABEL: label,
         schema.MARGIN: margin,
         schema.N_PIXELS: n_pixels,
@@ -235,7 +243,7 @@ def _need(n_clusters: int, n_components: int, n_pixels: int, fit_pixels: int) ->
     # scikit-learn holds the sample, its distances or probabilities, and a copy of either.
     sample = 8 * min(fit_pixels, n_pixels) * 3 * (n_components + n_clusters)
     block = 8 * _SIDE**2 * (3 * n_components + 3 * n_clusters)
-    return Need("cluster", sample + n_pixels * (14 + n_clusters), block)
+    return Need("cluster", sample + min(n_pixels, IN_MEMORY) * (14 + n_clusters), block)
 
 
 def _features(loadings: Array, scale: Array) -> tuple[Array, Array]:
@@ -328,10 +336,20 @@ def _label_block(block: Array, *, scale: Array, distinguish: Distinguish) -> Arr
     return out.reshape(2, *block.shape[1:])
 
 
-def _by_falling_area(label: Array, n_clusters: int) -> tuple[Array, Array]:
-    """Number the clusters anew; return the labels and the pixels of each."""
-    counted = np.bincount(label.ravel(), minlength=n_clusters + 1)[1:]
+def _by_falling_area(label: da.Array, n_clusters: int) -> tuple[Array, Array]:
+    """Return the new number of each label, largest cluster first, and the pixels of each cluster."""
+    pieces = label.map_blocks(_counted, most=n_clusters, chunks=(1, 1, n_clusters + 1), new_axis=2, dtype=np.int64)
+    counted = np.asarray(pieces.sum(axis=(0, 1)))[1:]
     order = np.argsort(-counted, kind="stable")
     new = np.zeros(n_clusters + 1, np.uint8)
     new[order + 1] = np.arange(1, n_clusters + 1)
-    return new[label], counted[order].astype(np.int64)
+    return new, counted[order].astype(np.int64)
+
+
+def _counted(block: Array, *, most: int) -> Array:
+    return np.bincount(block.ravel(), minlength=most + 1)[None, None, :]
+
+
+def _renumbered(block: Array, *, new: Array) -> Array:
+    numbered: Array = new[block]
+    return numbered

@@ -12,7 +12,7 @@ import xarray as xr
 from eds_chunked import schema
 from eds_chunked.dask_cluster import losses_told
 from eds_chunked.engine.planning import budget
-from eds_chunked.engine.scratch import kept_on_disk
+from eds_chunked.engine.scratch import IN_MEMORY, kept_on_disk
 from eds_chunked.errors import ParameterError
 from eds_chunked.memory import MB, Need
 from eds_chunked.phases.cleaning import area_of_min_size, fill_small_holes, min_size_in_pixels, remove_small_objects
@@ -30,9 +30,6 @@ _BLOCK_BYTES = 8 * 2**20
 
 MIN_SIZE = 100
 """Pixels of the smallest object that is kept, on a map of at least a thousand times as many."""
-
-IN_MEMORY = 2**22
-"""Pixels up to which masks and labels are in memory, as the grains of such a map are."""
 
 MIN_AREA = "min_area_um2"
 """Parameter of a result: the area that was asked for, where ``min_size`` was given as one."""
