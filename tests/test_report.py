@@ -1,11 +1,15 @@
+import base64
 import json
+import re
 import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
+from PIL import Image
 
 import eds_chunked as edc
 from eds_chunked import figures, schema, workflow
@@ -23,6 +27,8 @@ from tests.made_results import make
 HOSTILE = """<script>alert("1")</script>&'"><img src=x onerror=alert(2)>"""
 pytestmark = pytest.mark.filterwarnings("ignore::eds_chunked.grains.statistics.FewGrainsWarning")
 VOID = {"meta", "img", "br", "input"}
+# A4 in inches, and the margin that the page asks for.
+PAPER, MARGIN = (8.27, 11.69), 13 / 25.4
 
 
 class Page(HTMLParser):
@@ -187,6 +193,7 @@ def test_a_figure_that_is_no_png_is_refused():
 
 # Closes a script, and is mathematics for Bokeh, which would fetch MathJax for it.
 NAME = "</script><b>$$x$$</b>"
+LONG = "K-feldspar, perthitic, with inclusions of hematite"
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +207,7 @@ def store(tmp_path_factory):
     edc.save(edc.nmf(ds.eds.window(0.2, 20), n_components=3), path)
     phases = edc.segment_phases(edc.load(path, "nmf"), min_size=9)
     edc.save(phases, path)
-    edc.save(edc.merge_phases(edc.load(path, "phases"), merges={NAME: [3, 1]}, names={2: "feldspar"}), path)
+    edc.save(edc.merge_phases(edc.load(path, "phases"), merges={NAME: [3, 1]}, names={2: LONG}), path)
     edc.save(edc.phase_spectra(edc.open(path), phases=edc.load(path, "phases")), path)
     edc.save(edc.separate_grains(edc.load(path, "phases")), path)
     return path
@@ -248,7 +255,7 @@ def test_what_comes_from_a_file_stays_text_in_the_report_of_a_store(shown, writt
 def test_phases_go_by_their_names_all_through_the_report(shown):
     cells = shown.text_of("td")
     # In the modal table, elements, evidence, association, surfaces and sizes.
-    assert cells.count("feldspar") >= 6
+    assert cells.count(LONG) >= 6
     assert not {"phase 1", "phase 2", "phase 3"} & set(cells)
     said = " ".join([*shown.text_of("h3"), *shown.text_of("figcaption"), *shown.text_of("li")])
     assert "phase 1" not in said.lower()
@@ -290,13 +297,13 @@ def test_components_of_a_merged_phase_are_known_by_it(store):
     assert phase_of == {1: 1, 2: 2, 3: 1}
     assert source.attrs["step"] == "nmf"
     assert phases.sizes["phase"] == 3
-    assert [word(found.phases, number) for number in (1, 2)] == [NAME, "feldspar"]
+    assert [word(found.phases, number) for number in (1, 2)] == [NAME, LONG]
 
 
 def test_warnings_say_what_is_cut_and_what_is_few(store, shown):
     grains = edc.grain_table(edc.load(store, "grains"))
     said = shown.text_of("li")
-    for number, name in ((1, NAME), (2, "Feldspar")):
+    for number, name in ((1, NAME), (2, LONG)):
         own = grains[grains["phase"] == number]
         cut = own[own["touches_edge"]]
         percent = 100 * cut["n_pixels"].sum() / own["n_pixels"].sum()
@@ -304,7 +311,7 @@ def test_warnings_say_what_is_cut_and_what_is_few(store, shown):
     few = [text for text in said if "fewer than 433" in text]
     assert len(few) == 1
     sizes = edc.compare_phases(edc.load(store, "grains"))
-    assert f"feldspar ({sizes.loc[1, 'n_used']})" in few[0]
+    assert f"{LONG} ({sizes.loc[1, 'n_used']})" in few[0]
     assert not [text for text in said if "stale" in text or "is unassigned" in text]
 
 
@@ -317,7 +324,7 @@ def test_warnings_say_how_much_is_unassigned_and_mixed(store):
     said = notes.warnings_of(found)
     assert "12.3 % of the area is unassigned." in said
     assert "7.7 % of the area is mixed." in said
-    assert any(text.startswith("Feldspar has no pixels left") for text in said)
+    assert any(text.startswith(f"{LONG} has no pixels left") for text in said)
 
 
 def test_the_share_of_small_margins_is_counted(store):
@@ -478,7 +485,7 @@ def test_pixels_of_the_maps_say_what_they_are(browser, store):
     rows = label.shape[0]
     [of_phases, _], [of_grains] = plots_of(browser, "Phases (exclusive)"), plots_of(browser, "Grains")
     table = edc.grain_table(grains).set_index("grain_id")
-    for number, name in ((1, NAME), (2, "feldspar")):
+    for number, name in ((1, NAME), (2, LONG)):
         row, column = middle_of(label == number)
         place = ((column + 0.5) * width, (rows - row - 0.5) * height)
         said = point_at(browser, of_phases, *place)
@@ -572,6 +579,65 @@ def test_paper_and_a_browser_without_scripts_get_the_pictures(browser, written):
     browser.execute_script("document.documentElement.classList.remove('live')")
     assert browser.execute_script(pictures_alone)
     browser.execute_script("document.documentElement.classList.add('live')")
+
+
+@pytest.fixture
+def on_paper(browser):
+    """The page as it is laid out on A4, by a browser that would show it dark."""
+    width, height = (round(96 * (side - 2 * MARGIN)) for side in PAPER)
+    dark = {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
+    )
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+    yield width, height
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_on_paper_nothing_is_cut_distorted_or_there_to_be_clicked(browser, on_paper):
+    width, height = on_paper
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    pictures = browser.execute_script(
+        "return [...document.querySelectorAll('figure > img')].map((img) => [img.getBoundingClientRect(), img])"
+        ".map(([box, img]) => [box.width, box.height, img.naturalWidth, img.naturalHeight])"
+    )
+    assert len(pictures) > 15
+    for shown_width, shown_height, own_width, own_height in pictures:
+        assert 100 < shown_width <= width
+        assert shown_height < 0.9 * height
+        assert shown_height / shown_width == pytest.approx(own_height / own_width, rel=0.01)
+    for what in ("input", "fieldset", ".how", ".plot", "nav"):
+        assert browser.execute_script(
+            "return [...document.querySelectorAll(arguments[0])].every((part) => part.getClientRects().length === 0)",
+            what,
+        ), what
+    colours = "const style = getComputedStyle(document.body); return [style.backgroundColor, style.color]"
+    assert browser.execute_script(colours) == ["rgb(255, 255, 255)", "rgb(0, 0, 0)"]
+
+
+def test_printed_pages_are_white_filled_and_have_every_picture(browser, on_paper, tmp_path):
+    paper = {"paperWidth": PAPER[0], "paperHeight": PAPER[1], "preferCSSPageSize": True, "printBackground": True}
+    printed = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", paper)["data"])
+    n_pages = len(re.findall(rb"/Type /Page\b", printed))
+    pictures = browser.execute_script("return document.querySelectorAll('img').length")
+    assert printed.count(b"/Subtype /Image") >= pictures
+    assert pictures / 4 < n_pages < pictures
+    if shutil.which("pdftoppm") is None:
+        pytest.skip("no pdftoppm here to look at the pages: apt-get install poppler-utils")
+    (tmp_path / "report.pdf").write_bytes(printed)
+    subprocess.run(["pdftoppm", "-r", "24", "-gray", tmp_path / "report.pdf", tmp_path / "page"], check=True)
+    pages = [np.asarray(Image.open(path)) for path in sorted(tmp_path.glob("page*.pgm"))]
+    assert len(pages) == n_pages
+    edge = int(24 * MARGIN) - 1
+    for number, page in enumerate(pages, start=1):
+        assert np.median(page) > 250, number
+        ink = page < 200
+        assert not ink[:, :edge].any(), number
+        assert not ink[:, -edge:].any(), number
+        lowest = np.flatnonzero(ink.any(axis=1)).max(initial=0) / len(page)
+        assert lowest > 0.45 or number == n_pages, number
 
 
 def test_lines_are_seen_on_a_white_and_on_a_dark_page():

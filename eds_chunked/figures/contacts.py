@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.transforms import offset_copy
 
-from eds_chunked.figures.style import INK, PAGE_MM, new_figure, page_inches, phase_colour, short, styled, words_inches
+from eds_chunked.figures.style import INK, PAGE_MM, new_figure, page_inches, phase_colour, styled, words_inches, wrapped
 from eds_chunked.schema import LEFT_OUT_LABEL, UNASSIGNED
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ _SMALLEST_CELL = 0.2
 _ROOM_FOR_DECIMALS = 0.3
 _MARK_INCHES = 0.35
 _BAR_INCHES = 0.7
-_LONGEST_NAME = 16
+_LONGEST_LINE = 16
+_LINE_INCHES = 0.13
 _DIAGONAL = "#d9d9d9"
 
 
@@ -61,11 +62,11 @@ def draw_association(association: AssociationTable, *, width_mm: float = PAGE_MM
     table = association.matrix()
     kept = np.flatnonzero(table.notna().any(axis=1).to_numpy()).tolist()
     values = table.to_numpy()[np.ix_(kept, kept)]
-    names = [short(str(table.index[place]), _LONGEST_NAME) for place in kept]
+    names = [str(table.index[place]) for place in kept]
     labels = [association.labels[place] for place in kept]
     n = len(kept)
     page = page_inches(width_mm)
-    longest = max(map(words_inches, names), default=0.0)
+    longest = max((words_inches(wrapped(name, _LONGEST_LINE)) for name in names), default=0.0)
     around = longest + _MARK_INCHES + 0.35
     cell = min(_CELL_INCHES, (page - around - _BAR_INCHES) / max(n, 3))
     numbers = cell >= _SMALLEST_CELL
@@ -77,6 +78,8 @@ def draw_association(association: AssociationTable, *, width_mm: float = PAGE_MM
         if bar:
             cell = (page - around - _BAR_INCHES) / max(n, 3)
     side = cell * max(n, 3)
+    # As many lines as a cell is high.
+    names = [wrapped(name, _LONGEST_LINE, lines=max(1, int(cell / _LINE_INCHES))) for name in names]
     figure = new_figure(
         min(page, max(3.15, side + around + _BAR_INCHES * bar)),
         side + longest + _MARK_INCHES + 0.6,

@@ -81,7 +81,7 @@ def map_with_legend(
     under = bool(entries) and (is_narrow(width) or beside > 0 or legend > 0.33 * width)
     free = width - 0.2 - beside - (0.0 if under else legend)
     columns = max(1, int((width - 0.2) / (legend + 0.1))) if under else 1
-    rows = math.ceil(len(entries) / columns)
+    rows = math.ceil(sum(1 + word.count("\n") for word in words) / columns)
     map_width, map_height = map_inches(ds, widest=free, tallest=tallest)
     used = width if under else min(width, max(3.2, map_width + width - free))
     # The layout comes out a few dots low beside a colour bar.

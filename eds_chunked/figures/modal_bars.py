@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from eds_chunked.figures.phase_map import percent_words
-from eds_chunked.figures.style import COLUMN_MM, INK, new_figure, page_inches, phase_colour, short, styled
+from eds_chunked.figures.style import COLUMN_MM, INK, new_figure, page_inches, phase_colour, styled, wrapped
 from eds_chunked.schema import LEFT_OUT_LABEL, LEFT_OUT_ROW, MIXED, MIXED_ROW, PHASE, UNASSIGNED, UNASSIGNED_ROW
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-_ROW_INCHES = 0.22
+_ROW_INCHES, _LINE_INCHES = 0.22, 0.12
 _NO_PHASE = {UNASSIGNED_ROW: UNASSIGNED, MIXED_ROW: MIXED, LEFT_OUT_ROW: LEFT_OUT_LABEL}
 
 
@@ -42,7 +42,9 @@ def draw_modal_bars(modal: pd.DataFrame, *, title: str = "", width_mm: float = C
         modal[column].to_numpy(np.float64) for column in ("area_percent", "area_percent_low", "area_percent_high")
     )
     known = np.isfinite(low)
-    figure = new_figure(page_inches(width_mm), 0.85 + _ROW_INCHES * len(names), what="Modal areas", title=title)
+    words = [name if label in _NO_PHASE.values() else _called(name) for name, label in zip(names, labels, strict=True)]
+    row_inches = _ROW_INCHES + _LINE_INCHES * max((word.count("\n") for word in words), default=0)
+    figure = new_figure(page_inches(width_mm), 0.85 + row_inches * len(names), what="Modal areas", title=title)
     axes = figure.subplots()
     rows = np.arange(len(names))
     axes.barh(rows, area, height=0.7, color=[phase_colour(label) for label in labels], edgecolor=INK, linewidth=0.4)
@@ -60,11 +62,7 @@ def draw_modal_bars(modal: pd.DataFrame, *, title: str = "", width_mm: float = C
             va="center_baseline",
             fontsize=7,
         )
-    axes.set_yticks(
-        rows,
-        [name if label in _NO_PHASE.values() else _called(name) for name, label in zip(names, labels, strict=True)],
-        parse_math=False,
-    )
+    axes.set_yticks(rows, words, parse_math=False)
     axes.tick_params(axis="y", length=0)
     # Room for the numbers.
     axes.set(xlim=(0, 1.22 * max(1e-9, float(np.nanmax(np.where(known, high, area), initial=0)))))
@@ -74,4 +72,4 @@ def draw_modal_bars(modal: pd.DataFrame, *, title: str = "", width_mm: float = C
 
 
 def _called(name: str) -> str:
-    return f"phase {name}" if name.isdecimal() else short(name)
+    return f"phase {name}" if name.isdecimal() else wrapped(name)

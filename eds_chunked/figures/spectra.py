@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _BESIDE_INCHES = 0.9
 _DECADES = 1e6
+_NOTE_LETTERS = 8
 
 
 @styled
@@ -119,7 +120,9 @@ def draw_phase_spectra(spectra: xr.Dataset, *, width_mm: float = PAGE_MM) -> Fig
     least = max(float(mean[mean > 0].min(initial=largest)), largest / _DECADES)
     for axes, phase, spectrum, n in zip(panels, number, mean, pixels, strict=True):
         _draw_log(axes, energy, spectrum, fill=phase_colour(phase), least=least, largest=largest)
-        note = f"{phase_word(spectra, phase)}  ({n:,} pixels)" if n else f"{phase_word(spectra, phase)}  (no pixels)"
+        # Beside the peaks, which are on the left, there is room for more than a column of a legend.
+        words = phase_word(spectra, phase, most=int(_NOTE_LETTERS * width))
+        note = f"{words}  ({n:,} pixels)" if n else f"{words}  (no pixels)"
         axes.text(
             0.995,
             0.94,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ PAGE_MM = 183.0
 PRINT_DPI = 200
 _LETTERS_PER_INCH = 11
 _LINE_INCHES = 0.16
+# A name of a phase is anybody's text: what needs more lines than this is cut.
+_MOST_LINES = 3
 _NARROWEST_MM, _WIDEST_MM = 80.0, 500.0
 # From here on a figure is too narrow for two things side by side.
 _NARROW_INCHES = 5.0
@@ -164,14 +167,14 @@ def is_narrow(width: float) -> bool:
 def new_figure(width: float, height: float, *, what: str, title: str) -> Figure:
     """Return an empty figure (inches) headed by ``what`` and ``title``, if there is one.
 
-    What is too long for one line becomes two, and a title that is too long for the second is cut.
+    Where both have no room on one line the title gets lines of its own, two at most.
     """
     title = text(title)
     room = int(_LETTERS_PER_INCH * width)
     heading = f"{what}: {title}" if title else what
-    if title and len(heading) > room:
-        heading = f"{what}\n{short(title, room)}"
-        height += _LINE_INCHES
+    if len(heading) > room:
+        heading = wrapped(what, room) + (f"\n{wrapped(title, room, lines=2)}" if title else "")
+        height += _LINE_INCHES * heading.count("\n")
     figure = StyledFigure(figsize=(width, height), dpi=PRINT_DPI, layout="constrained")
     # The user's words are never mathtext: a single $ in a title would end the drawing with an error.
     figure.suptitle(heading, x=0.01, ha="left", fontweight="bold", parse_math=False)
@@ -183,20 +186,28 @@ def map_title(ds: xr.Dataset) -> str:
     return str(ds.attrs.get(TITLE, ""))
 
 
-def phase_word(ds: xr.Dataset, number: int) -> str:
-    """Return what figures call a phase: the name that ``ds`` has for it, else ``phase 3``."""
-    return short(phase_name(ds.attrs, number, f"phase {number}"))
+def phase_word(ds: xr.Dataset, number: int, *, most: int = 24) -> str:
+    """Return what figures call a phase, on lines of ``most`` letters: the name in ``ds``, else ``phase 3``."""
+    return wrapped(phase_name(ds.attrs, number, f"phase {number}"), most)
 
 
-def short(name: str, most: int = 24) -> str:
+def short(name: str, most: int) -> str:
     """Return a name on one line, cut to ``most`` letters."""
     name = text(name)
     return name if len(name) <= most else name[: most - 1].rstrip() + "…"
 
 
+def wrapped(name: str, most: int = 24, *, lines: int = _MOST_LINES) -> str:
+    """Return a name on as many lines of ``most`` letters as it needs; what has no room on ``lines`` of them is cut."""
+    broken = textwrap.wrap(text(name), most, break_on_hyphens=False)
+    if len(broken) > lines:
+        broken[lines - 1 :] = [broken[lines - 1][: most - 1] + "…"]
+    return "\n".join(broken)
+
+
 def words_inches(words: str) -> float:
-    """Return about how long small text is on paper."""
-    return 0.06 * len(words)
+    """Return about how long small text is on paper: its longest line."""
+    return 0.06 * max(map(len, words.split("\n")))
 
 
 def scale_by_tens(axes: Axes) -> None:

@@ -22,11 +22,10 @@ from eds_chunked.figures.style import (
     new_figure,
     page_inches,
     phase_colour,
-    phase_word,
     scale_by_tens,
     styled,
 )
-from eds_chunked.schema import COMPONENT, LOADINGS, MASK, PHASE, THRESHOLD, UNASSIGNED, require
+from eds_chunked.schema import COMPONENT, LOADINGS, MASK, PHASE, THRESHOLD, UNASSIGNED, phase_name, require
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -101,7 +100,8 @@ def draw_threshold(
     beside = proportions(phases) > 0.5 and not narrow
     widest = (page - 3.1) / 2 if beside else page / 2 - 0.2
     width, height = map_inches(phases, widest=widest, tallest=3.2)
-    title = f"{phase_word(phases, component) if phase_of is None else f'component {component}'} from its loading map"
+    own = phase_name(phases.attrs, component, f"phase {component}") if phase_of is None else f"component {component}"
+    title = f"{own} from its loading map"
     title = title[0].upper() + title[1:]
     colour = phase_colour((phase_of or {}).get(component, component))
     if beside:

@@ -29,6 +29,10 @@ MOST_ROWS = 100
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Pictures of noise are large, and 256 colours show them as well. On smaller ones a scale of colours would get steps.
 _LARGE_BYTES, _COLOURS = 200_000, 256
+# Tables of so few rows are not broken between pages of paper, and so many columns need small letters there.
+_SHORT, _WIDE = 15, 13
+# Figures that are higher than so many of their widths are no longer read on half a page of paper.
+_TALL, _TALLEST = 0.9, 1.5
 # Figures are made at 200 dots an inch, a page counts 96.
 _SCREEN = 96 / 200
 
@@ -143,7 +147,13 @@ def _figure(figure: Figure, items: list[Mapping[str, Any]]) -> dict[str, object]
         "width": round(width * _SCREEN),
         "height": round(height * _SCREEN),
         "plots": places,
+        "classes": " ".join(["has-plots"] * bool(places) + _room_on_paper(height / width)),
     }
+
+
+def _room_on_paper(proportions: float) -> list[str]:
+    """Return the classes of a figure, whose height is ``proportions`` of its width, that give it more of a page."""
+    return ["tallest"] if proportions > _TALLEST else ["tall"] if proportions > _TALL else []
 
 
 def _for_a_screen(png: bytes) -> tuple[bytes, tuple[int, int]]:
@@ -170,6 +180,7 @@ def _table(caption: str, table: pd.DataFrame) -> dict[str, object]:
             for name, dtype in zip(table.columns, table.dtypes, strict=True)
         ],
         "rows": list(zip(*(_cells(table.iloc[:, place]) for place in range(table.shape[1])), strict=True)),
+        "classes": " ".join(["short"] * (len(table) <= _SHORT) + ["wide"] * (table.shape[1] >= _WIDE)),
         "left_out": max(0, len(table) - MOST_ROWS),
     }
 

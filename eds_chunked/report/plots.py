@@ -16,9 +16,10 @@ from eds_chunked.figures.maps import proportions
 from eds_chunked.figures.phase_map import share
 from eds_chunked.figures.reading import every_nth, label_counts, shown_labels
 from eds_chunked.figures.spectra import elements_of, energy_label, energy_window, phase_numbers
-from eds_chunked.figures.style import BLUE, GREEN, PURPLE, VERMILION, phase_colour, phase_word
+from eds_chunked.figures.style import BLUE, GREEN, PURPLE, VERMILION, phase_colour
 from eds_chunked.figures.xray_lines import Line, lines_between
 from eds_chunked.grains.described import GrainSizeStatistics
+from eds_chunked.report.findings import word
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,7 +37,10 @@ _LOWEST, _HIGHEST = 240, 620
 # What contrasts with white and with a dark page alike: 3 to 1 or better (WCAG 1.4.11).
 _DARKEST, _LIGHTEST = 0.135, 0.29
 # The colours of the page, which the page has as variables.
-_LEGEND = ":host { background: var(--paper) !important; } .bk-item .bk-label { color: var(--ink) !important; }"
+_LEGEND = (
+    ":host { background: var(--paper) !important; } .bk-item .bk-label { color: var(--ink) !important;"
+    " max-width: 16rem; white-space: normal; overflow-wrap: anywhere; }"
+)
 _TOOLS = "pan,box_zoom,wheel_zoom,zoom_in,zoom_out,reset,save"
 _NO_PHASE = {schema.UNASSIGNED: "unassigned", schema.MIXED: "mixed", schema.LEFT_OUT_LABEL: "left out"}
 
@@ -93,7 +97,7 @@ def phase_spectra(spectra: xr.Dataset) -> tuple[Plot, dict[int, str]]:
     )  # fmt: skip
     line_of: dict[int, str] = {}
     for number, spectrum in zip(phase_numbers(spectra), mean, strict=True):
-        words = phase_word(spectra, number)
+        words = word(spectra, number)
         # A phase of few pixels has many channels without a count: as gaps, or they would fill the plot with lines.
         data = {"energy": energy, "counts": spectrum, "shown": np.where(spectrum > 0, spectrum, np.nan)}
         drawn = _line(
@@ -148,7 +152,7 @@ def phase_map(phases: xr.Dataset, *, line_of: Mapping[int, str]) -> Plot:
     kinds, index = np.unique(shown_labels(phases), return_inverse=True)
     pixels = label_counts(phases)
     total = int(pixels.sum())
-    names = [_NO_PHASE.get(int(kind)) or phase_word(phases, int(kind)) for kind in kinds]
+    names = [_NO_PHASE.get(int(kind)) or word(phases, int(kind)) for kind in kinds]
     colours = [phase_colour(int(kind)) for kind in kinds]
     words = [f"{name}, {share(int(pixels[kind]), total)}" for kind, name in zip(kinds, names, strict=True)]
     choices = [
@@ -173,7 +177,7 @@ def grain_map(grains: xr.Dataset) -> Plot:
     words = [
         "no grain"
         if row is None
-        else f"grain {number}, {phase_word(grains, phase)}, {diameter[row]:.4g} {unit_text(unit)}"
+        else f"grain {number}, {word(grains, phase)}, {diameter[row]:.4g} {unit_text(unit)}"
         + (", cut by the map's edge" if at_edge[row] else "")
         for number, row, phase in zip(numbers, rows, of_phase, strict=True)
     ]

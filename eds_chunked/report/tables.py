@@ -142,6 +142,15 @@ def _versions(found: Findings) -> pd.DataFrame:
 
 def _words(parameters: Mapping[str, Any]) -> str:
     return ", ".join(
-        f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)}"
+        f"{name}: {value if isinstance(value, str) else json.dumps(_plain(value), ensure_ascii=False, default=str)}"
         for name, value in parameters.items()
     )
+
+
+def _plain(value: Any) -> Any:
+    """Return a parameter without the digits that only say how its arithmetic was rounded."""
+    if isinstance(value, float):
+        return float(f"{value:.10g}")
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
