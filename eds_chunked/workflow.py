@@ -47,7 +47,7 @@ from eds_chunked.grains.statistics import compare_phases
 from eds_chunked.interchange.decompositions import Results
 from eds_chunked.interchange.learning_results import read_learning_results, write_learning_results
 from eds_chunked.interchange.spectrum_files import SPECTRUM_SUFFIXES, write_spectra
-from eds_chunked.memory import Plan
+from eds_chunked.memory import Need, Plan
 from eds_chunked.phases.cleaning import min_size_in_pixels
 from eds_chunked.phases.clustering import cluster
 from eds_chunked.phases.elements import identify_elements
@@ -534,15 +534,16 @@ def run(
     coming = _plans_to_come(
         reader.header, energy=energy, whole=moves_axis, n_components=n_components, n_phases=n_phases
     )
-    _check_memory(coming, memory)
+    drawing = results_need(math.prod(reader.header.shape[:2]))
+    _check_memory(coming, drawing, memory)
     if is_dry():
         with noted_plans(stop=True) as made:
             convert(given, store, pick=pick, memory=memory, overwrite=overwrite)
         for one in made:
             tell(one, goes_on=True)
         for one in coming:
-            need = replace(one.need, fixed=one.need.fixed + _GROWTH)
-            plan(need, memory=memory, reads=one.reads, writes=one.writes, goes_on=one is not coming[-1])
+            plan(_grown(one.need), memory=memory, reads=one.reads, writes=one.writes, goes_on=True)
+        budget.plan(_grown(drawing), memory=memory)
     clock = _Clock()
     budget.return_freed_memory_to_the_system()
     ds = convert(given, store, pick=pick, memory=memory, overwrite=overwrite)
@@ -609,11 +610,22 @@ def _check_early(header: MapHeader, *, n_phases: int | None, energy: Window | No
         _check_window(energy, first, first + step * (n_channels - 1), schema.KEV)
 
 
-def _check_memory(coming: list[Plan], memory: str | int | None) -> None:
-    """Refuse a run of which a step will not fit, naming a budget that is enough for all."""
+def _grown(need: Need) -> Need:
+    return replace(need, fixed=need.fixed + _GROWTH)
+
+
+def _check_memory(coming: list[Plan], drawing: Need, memory: str | int | None) -> None:
+    """Refuse a run of which something will not fit, naming a budget that is enough for all of it.
+
+    Steps take the memory of this process or of a worker; figures and the report are made here.
+    """
     largest = max(one.need.fixed + one.need.per_worker for one in coming)
     with noted_plans():  # The plan of no step: it is not told of.
-        plan(budget.Need("run", largest + _GROWTH, 0), memory=memory)
+        if active_client() is None:
+            largest = max(largest, drawing.fixed)
+        else:
+            budget.plan(_grown(drawing), memory=memory)
+        plan(_grown(Need("run", largest, 0)), memory=memory)
 
 
 _PHASES_TO_PLAN_FOR = 8
@@ -623,7 +635,7 @@ _PHASES_TO_PLAN_FOR = 8
 def _plans_to_come(
     header: MapHeader, *, energy: Window | None, whole: bool, n_components: int, n_phases: int | None
 ) -> list[Plan]:
-    """Plan the steps after the conversion as if memory had no bound, on a map and results that are not there yet.
+    """Plan the steps from PCA to grains as if memory had no bound, on a map and results that are not there yet.
 
     With ``whole`` all channels are taken, where the energies may still change.
     """
@@ -642,7 +654,6 @@ def _plans_to_come(
         lambda: segment_phases(components, memory=_UNBOUNDED),
         lambda: phase_spectra(ds, phases=phases, memory=_UNBOUNDED),
         lambda: separate_grains(phases, memory=_UNBOUNDED),
-        lambda: plan(results_need(height * width), memory=_UNBOUNDED),
     ]
     plans = []
     for step in steps:

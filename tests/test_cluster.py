@@ -296,8 +296,7 @@ def test_the_verbs_take_a_scheduler(processes, source, made, tmp_path):
 def test_the_verbs_convert_on_a_worker(processes, source, made, tmp_path, monkeypatch):
     monkeypatch.setattr(conversion, "MapWriter", None)  # here, not on workers
     for line in (["convert", str(source), str(tmp_path / "1.zarr")], ["run", str(source), str(tmp_path / "2.zarr")]):
-        line += ["--scheduler", processes.address, "--memory", "1.2GB"]
-        done = CliRunner().invoke(main, line, catch_exceptions=False)
+        done = CliRunner().invoke(main, [*line, "--scheduler", processes.address], catch_exceptions=False)
         assert done.exit_code == 0, done.stderr
     assert_same_map(tmp_path / "1.zarr", made[0])
     assert_same_map(tmp_path / "2.zarr", made[0])

@@ -9,11 +9,10 @@ import pandas as pd
 import xarray as xr
 
 from eds_chunked import progress, schema
-from eds_chunked.engine.planning import plan
 from eds_chunked.errors import ParameterError
 from eds_chunked.figures.reading import MOST_PIXELS
 from eds_chunked.grains.files import write_grain_files
-from eds_chunked.memory import MB, Need
+from eds_chunked.memory import MB, Need, plan
 from eds_chunked.report.findings import Findings, few_grains_are_listed
 from eds_chunked.report.notes import facts_of, warnings_of, words_of
 from eds_chunked.report.page import Figure, Section, render
