@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,22 @@ FETCHED = re.compile(
 IN_STYLES = re.compile(r"""(?:url\(\s*["']?|@import\s+["'])(?:https?:)?//""", re.IGNORECASE)
 
 
-def answers(page: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+# Between what two answers print.
+RULE = "-- next answer --"
 
 
-@pytest.mark.parametrize(("page", "least"), [("how_do_i.md", 20), ("start.md", 3)])
-def test_answers_run(page: str, least: int, tmp_path: Path) -> None:
-    code = answers(page)
-    assert len(code) >= least
+def answers(page: str) -> list[tuple[str, str]]:
+    """Return the code of each answer of a page, and what the page says that it prints: nothing where it does not."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```\n(?:```text\n(.*?)^```)?", text, flags=re.M | re.S)
+
+
+@pytest.mark.parametrize(("page", "least", "printing"), [("how_do_i.md", 21, 8), ("start.md", 3, 2)])
+def test_answers_run_and_print_what_the_page_says(page: str, least: int, printing: int, tmp_path: Path) -> None:
+    found = answers(page)
+    assert len(found) >= least
+    assert sum(bool(shown) for _, shown in found) >= printing
+    code = [f"{answer}\nprint({RULE!r})" for answer, _ in found]
     # In a process of its own, as a reader would run it: HyperSpy warns, and a memory budget is of a whole process.
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(code)],
@@ -38,6 +47,13 @@ def test_answers_run(page: str, least: int, tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    printed = done.stdout.split(RULE)
+    assert len(printed) == len(found) + 1
+    for (answer, wanted), got in zip(found, printed, strict=False):
+        if wanted:
+            # "..." stands for what depends on the machine or the day.
+            same = OutputChecker().check_output(wanted, got.lstrip("\n"), ELLIPSIS | NORMALIZE_WHITESPACE)
+            assert same, f"{page}\n{answer}\nprints\n{got}\nand not\n{wanted}"
 
 
 def test_every_public_name_is_in_the_reference() -> None:
