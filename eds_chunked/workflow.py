@@ -69,7 +69,7 @@ from eds_chunked.store.backend import (
     zarr_store,
 )
 from eds_chunked.store.calibration import calibrate
-from eds_chunked.store.conversion import convert
+from eds_chunked.store.conversion import STATED_TOTAL, convert
 from eds_chunked.store.description import describe_header
 from eds_chunked.store.export import export
 from eds_chunked.store.layout import ROOT_DOCUMENT, tile_shape
@@ -671,7 +671,9 @@ def _map_to_come(header: MapHeader) -> xr.Dataset:
     ds = describe_header(header, what="plan")
     # The dtype that its largest count will need is not known; more than two bytes are rare.
     dtype = np.dtype(np.uint8 if header.dtype.itemsize == 1 else np.uint16)
-    ds[schema.COUNTS] = lazy_counts(CountsToCome.of(header.shape, tile_shape(header.shape[2]), dtype))
+    mean_counts = float(header.metadata.get(STATED_TOTAL, math.inf)) / math.prod(header.shape[:2])
+    source = CountsToCome.of(header.shape, tile_shape(header.shape[2]), dtype, mean_counts=mean_counts)
+    ds[schema.COUNTS] = lazy_counts(source)
     return ds
 
 

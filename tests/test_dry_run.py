@@ -21,6 +21,7 @@ from eds_chunked.dry_run import DryRun, noted_plans, plan
 from eds_chunked.errors import EdsError, MemoryBudgetError, ParameterError
 from eds_chunked.store.chunks import StoredTiles
 from eds_chunked.store.source import CountsSource
+from tests.made_maps import MadeReader
 
 SHAPE = (71, 331, 64)
 ROCK = {"counts_per_pixel": 90, "n_phases": 3, "grain_size": 12, "energy_scale": 0.3}
@@ -332,3 +333,15 @@ def test_a_conversion_that_is_begun_stays_as_it_is(store: str, tmp_path: Path) -
     assert content(target) == before
     assert [path.name for path in tmp_path.iterdir()] == ["map.zarr"]
     assert schema.TOTAL_COUNTS in edc.open(target)
+
+
+def test_a_run_plans_by_the_counts_that_the_file_states():
+    counts = np.ones((67, 71, 512), np.uint8)
+    peaks = []
+    for stated in (None, 30 * 67 * 71):
+        reader = MadeReader(counts, metadata={} if stated is None else {"header_total_counts": stated})
+        planned = plan(workflow.run, reader, "nothing.zarr", memory="4GB")
+        peaks.append({step.what: step.peak_bytes for step in planned.steps})
+    unknown, known = peaks
+    assert known["nmf"] < unknown["nmf"]
+    assert known["phases"] == unknown["phases"]

@@ -6,13 +6,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eds_chunked import memory, schema
-from eds_chunked.engine.blocks import blocks_of
-from eds_chunked.engine.dose import filled_channels
+from eds_chunked.engine.blocks import Blocks, blocks_of
+from eds_chunked.engine.dose import filled_channels, mean_filled
 from eds_chunked.engine.exclusion import exclude
 from eds_chunked.engine.pixel_hash import random_keys
 from eds_chunked.engine.shuffle import POOL_BLOCKS, block_order, pool_bytes, shuffled_batches
 from eds_chunked.kernels.sparse import from_dense, to_dense
 from eds_chunked.store.conversion import convert
+from eds_chunked.store.source import CountsToCome
 from tests.decomposition_maps import ArrayReader, as_map, made_counts, ragged_chunks
 
 WIDE = made_counts((67, 269, 31), dose=9)
@@ -192,6 +193,18 @@ def test_a_pool_is_bounded_by_what_is_said_of_it(store):
     assert pool_bytes(small, 2.0) == pool_bytes(large, 2.0)
     # What is not known is taken to be a quarter.
     assert filled_channels(as_map(WIDE), blocks_of(as_map(WIDE))) == WIDE.shape[2] / 4
+
+
+def test_of_a_map_to_come_the_counts_that_are_stated_fall_on_a_quarter_of_the_channels():
+    rng = np.random.default_rng(7)
+    hit = [np.unique(rng.integers(0, 128, rng.poisson(90))).size for _ in range(2000)]
+    given = (31, 37, 512), (16, 16, 512), np.dtype(np.uint8)
+    stated, unknown = (
+        Blocks(source, (0, 0, 0), source.shape)
+        for source in (CountsToCome.of(*given, mean_counts=90.0), CountsToCome.of(*given))
+    )
+    assert mean_filled(stated) == pytest.approx(np.mean(hit), rel=0.01)
+    assert mean_filled(unknown) == 128
 
 
 def test_blocks_are_let_go_of_as_pools_are_used():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,15 +22,22 @@ _BLOCKS_LOOKED_AT = 9
 
 
 def filled_channels(ds: xr.Dataset, blocks: Blocks) -> float:
-    """Bound the mean number of channels of a pixel that are not zero; a quarter where the map has no survey.
+    """Bound the mean number of channels of a pixel that are not zero; assume it where the map has no survey.
 
     Of Poisson counts with mean m in a channel 1 - exp(-m) of the pixels are not zero. That is concave in m, so taken
     at the mean over all pixels it bounds the mean over pixels of different phases and brightness.
     """
     mean = _mean_spectrum(ds)
     if mean is None:
-        return _FILLED_WITHOUT_SURVEY * blocks.n_channels
+        return _assumed(blocks)
     return min(float(blocks.n_channels), float(np.sum(-np.expm1(-mean))))
+
+
+def _assumed(blocks: Blocks) -> float:
+    """Assume that counts fall evenly on a quarter of the channels: as many as the source states, else without end."""
+    channels = _FILLED_WITHOUT_SURVEY * blocks.n_channels
+    counts = blocks.source.mean_counts if isinstance(blocks.source, CountsToCome) else math.inf
+    return -channels * math.expm1(-counts / channels)
 
 
 def mean_counts(blocks: Blocks) -> float:
@@ -43,7 +51,7 @@ def mean_counts(blocks: Blocks) -> float:
 def mean_filled(blocks: Blocks) -> float:
     """Return about the mean number of analysed channels of an analysed pixel that are not zero, of the same blocks."""
     if isinstance(blocks.source, CountsToCome):
-        return _FILLED_WITHOUT_SURVEY * blocks.n_channels
+        return _assumed(blocks)
     return _mean(blocks, lambda counts: counts.value.size)
 
 

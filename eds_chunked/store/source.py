@@ -83,11 +83,23 @@ class CountsSource:
 
 @dataclass(frozen=True)
 class CountsToCome(CountsSource):
-    """Counts that are not there yet, to plan with: a dry run does not make them. There is nothing to read."""
+    """Counts that are not there yet, to plan with: a dry run does not make them. There is nothing to read.
+
+    ``mean_counts`` are those of a pixel, where they are known.
+    """
+
+    mean_counts: float = math.inf
 
     @classmethod
-    def of(cls, shape: tuple[int, int, int], tile: tuple[int, int, int], dtype: np.dtype[Any]) -> CountsToCome:
-        return cls("", "", "", "", shape, tile, dtype)
+    def of(
+        cls,
+        shape: tuple[int, int, int],
+        tile: tuple[int, int, int],
+        dtype: np.dtype[Any],
+        *,
+        mean_counts: float = math.inf,
+    ) -> CountsToCome:
+        return cls("", "", "", "", shape, tile, dtype, mean_counts=mean_counts)
 
     def stored_bytes(self, y: int, x: int) -> int:
         """Return the most that a tile may take."""
