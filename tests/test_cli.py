@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 import eds_chunked as edc
 from eds_chunked import figures, schema, workflow
-from eds_chunked.cli import main, output
+from eds_chunked.cli import main, output, source_verbs
 from eds_chunked.cli.truth import compare_with_truth
 from eds_chunked.readers import describe
 from eds_chunked.report import assemble
@@ -99,6 +99,20 @@ print("heavy:", sorted({{name.split(".")[0] for name in sys.modules}} & {HEAVY |
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "heavy: []", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ({"feldspar": [2, 4], "quartz": [1]}, "(feldspar: 2,4; quartz: 1)"),
+        ([0.19500000000000006, 12.0], "0.195,12"),
+        ("gram 0.2 s", '"gram 0.2 s"'),
+        ("otsu", "otsu"),
+        (True, "True"),
+    ],
+)
+def test_parameters_in_a_table_are_short_and_no_python(value: object, shown: str) -> None:
+    assert source_verbs._short(value) == shown
 
 
 def test_info_of_a_file_imports_neither_dask_nor_xarray(source: Path) -> None:

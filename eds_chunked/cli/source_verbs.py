@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +151,7 @@ def _results_table(results: list[dict[str, Any]]) -> Rows:
             result["address"],
             "stale" if result["stale"] else "fresh",
             result[schema.PARENT] or "map",
-            " ".join(f"{key}={_short(value)}" for key, value in result[schema.PARAMETERS].items()),
+            " ".join(f"{key}={_short(value)}" for key, value in result[schema.PARAMETERS].items() if value != {}),
         ]
         for result in results
     ]
@@ -159,8 +160,14 @@ def _results_table(results: list[dict[str, Any]]) -> Rows:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, Mapping):
+        parts = "; ".join(f"{name}: {_short(part)}" for name, part in value.items())
+        return f"({parts})"
     if isinstance(value, list | tuple):
         return ",".join(map(_short, value))
+    if isinstance(value, str) and " " in value:
+        # Where it ends is not seen otherwise.
+        return f'"{value}"'
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
