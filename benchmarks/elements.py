@@ -36,21 +36,13 @@ import xarray as xr
 
 import eds_chunked as edc
 from benchmarks.codec import machine
-from benchmarks.element_rocks import (
-    DEVELOPMENT,
-    HELD_OUT,
-    Instrument,
-    Mineral,
-    clearest_lines,
-    expected,
-    mixed,
-    spectra_of,
-)
+from benchmarks.element_rocks import Instrument, Mineral, clearest_lines, expected, mixed, spectra_of
+from benchmarks.element_sets import CONFIRMATION, DEVELOPMENT, HELD_OUT
 from eds_chunked import schema
 
 Rocks = Iterable[tuple[str, Sequence[Mineral]]]
 
-SETS: dict[str, Rocks] = {"development": DEVELOPMENT, "held out": HELD_OUT}
+SETS: dict[str, Rocks] = {"development": DEVELOPMENT, "held out": HELD_OUT, "confirmation": CONFIRMATION}
 DOSES = (300.0, 3e3, 3e4, 3e5, 3e6)
 """Counts of a phase."""
 CLEAR = 5.0
@@ -110,20 +102,23 @@ def outcomes(
     instruments: dict[str, Instrument] = INSTRUMENTS,
     seeds: Iterable[int] = (0,),
 ) -> Iterator[Outcome]:
-    """Look at every rock at every dose with the next instrument; ``seconds`` are those of all minerals of the rock."""
-    following = cycle(instruments.items())
-    rocks = [(of, rock, minerals) for of, every in sets.items() for rock, minerals in every]
-    for dose in doses:
-        for seed in seeds:
-            for of, rock, minerals in rocks:
-                yield from _rock_outcomes(of, rock, minerals, dose=dose, seed=seed, instrument=next(following))
+    """Look at every rock at every dose with the next instrument; ``seconds`` are those of all minerals of the rock.
+
+    What is drawn of one set does not depend on the others.
+    """
+    for of, rocks in sets.items():
+        following = cycle(instruments.items())
+        for dose in doses:
+            for seed in seeds:
+                for rock, minerals in rocks:
+                    yield from _rock_outcomes(of, rock, minerals, dose=dose, seed=seed, instrument=next(following))
 
 
 def _rock_outcomes(
     of: str, rock: str, minerals: Sequence[Mineral], *, dose: float, seed: int, instrument: tuple[str, Instrument]
 ) -> Iterator[Outcome]:
     stated, at = instrument
-    rng = np.random.default_rng([seed, int(dose), len(rock), len(stated)])
+    rng = np.random.default_rng([seed, int(dose), *rock.encode(), len(stated)])
     drawn = [expected(mineral, dose, at, rng=rng) for mineral in minerals]
     there = [mineral.elements for mineral in minerals]
     if at.mixing:
