@@ -18,10 +18,10 @@ import eds_chunked as edc
 from eds_chunked import schema
 from eds_chunked.cli import main
 from eds_chunked.errors import CountsError, ParameterError
-from eds_chunked.phases.element_search import Reduced, line_significance
+from eds_chunked.phases.element_search import Evidence, Reduced, line_significance, needed
 from eds_chunked.phases.elements import identify_elements
 from eds_chunked.phases.spectrum_model import Channels, Detector, fit_counts
-from eds_chunked.phases.xray_families import ABUNDANCE, families_of
+from eds_chunked.phases.xray_families import ABUNDANCE, DISPERSED, Line, families_of
 from eds_chunked.synthetic.minerals import MINERALS, peak
 from tests.element_spectra import BEAM, EDGES, ENERGY, EVERY, as_spectra, clarity, expected_spectrum
 from tests.real_data import real_data
@@ -139,6 +139,36 @@ def test_overlaps_are_named():
     assert row["decision"] == "found"
     assert "Mo La" in row["overlaps"]
     assert "Pb Ma" in row["overlaps"]
+
+
+@pytest.mark.parametrize("symbol", ["Al", "Zn", "Mg"])
+def test_lines_that_no_mineral_would_show_are_not_named_as_overlaps(symbol):
+    lines = {"Al": {1.4866: 9000}, "Zn": {8.637: 9000, 9.572: 1200, 1.0116: 4000}, "Mg": {1.2536: 9000}}[symbol]
+    counts = np.random.default_rng(6).poisson(peaks(lines))
+    row = identify_elements(as_spectra(counts)).set_index("element").loc[symbol]
+    assert row["decision"] == "found"
+    assert not {name.split()[0] for name in row["overlaps"].split(", ") if name} & DISPERSED
+
+
+def test_lines_of_what_is_found_are_named_as_overlaps():
+    # Yb has no mineral without Y; where it is found, it lies under Al.
+    lines = {7.4156: 4000, 8.4018: 2000, 8.7588: 800, 9.7801: 400, 1.5214: 9000, 1.5675: 5000, 1.4866: 8000}
+    counts = np.random.default_rng(6).poisson(peaks(lines))
+    table = identify_elements(as_spectra(counts)).set_index("element")
+    assert table.loc["Yb", "decision"] == "found"
+    assert "Yb Ma" in table.loc["Al", "overlaps"]
+
+
+def test_more_is_needed_of_what_is_rare_and_where_the_model_may_be_wrong():
+    def least(element, dispersion):
+        line = Line("Ka", 1.0, 1.0)
+        return needed(Evidence(element, line, 0.0, 1.0, 9.0, 9.0, 0.0, 0.0, dispersion), 5.0)
+
+    assert least("Si", 1.0) == pytest.approx((3.355, 3.355))
+    # Deviance of 2 log 10 for each of five powers of ten, from 0.1 % to 0.01 ppm.
+    assert least("Ru", 1.0)[1] ** 2 - least("Ru", 1.0)[0] ** 2 == pytest.approx(10 * np.log(10))
+    assert least("Si", 2.0)[0] ** 2 == pytest.approx((3.355**2 + 7.5**2) / 2)
+    assert least("Si", 1e9)[0] == pytest.approx(7.5)
 
 
 def test_what_cannot_be_told_apart_is_ambiguous():

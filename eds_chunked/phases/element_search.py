@@ -11,13 +11,25 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from eds_chunked.kernels.active_set import active_set
-from eds_chunked.phases.spectrum_model import N_FALSE_PEAKS, Channels, Detector, Fit, dispersion_of, fit_counts
-from eds_chunked.phases.xray_families import ABUNDANCE, MARGIN, Families, Line
+from eds_chunked.phases.spectrum_model import (
+    N_ABSORBED,
+    N_FALSE_PEAKS,
+    Channels,
+    Detector,
+    Fit,
+    dispersion_of,
+    fit_counts,
+)
+from eds_chunked.phases.xray_families import ABUNDANCE, DISPERSED, MARGIN, Families, Line
 
 Array = np.ndarray[Any, Any]
 
-# Of the significance asked for, what an element is thought of from; in between it is possible.
-_CANDIDATE = 0.7
+# One-sided 95 % of a normal distribution: what is expected at the significance asked for is seen above this much less.
+_ONE_SIDED_95 = 1.645
+# Where errors of the model are all that varies, this much of the significance asked for is needed.
+_BEYOND_ERRORS = 1.5
+# Of what is accepted, what an element is thought of from; in between it is possible.
+_CANDIDATE = 0.9
 # Elements of at least this abundance (ppm) are equal before any count is seen; the rarest are this far behind.
 _COMMON_PPM = 1000.0
 _RAREST_PPM = 0.01
@@ -48,7 +60,8 @@ _RIDGE = 1e-9
 class Evidence:
     """What speaks for an element: of its best line, and (``sigma``) of all its lines together.
 
-    ``lines`` stand out by themselves; ``alternatives`` could take the place of the element.
+    ``lines`` stand out by themselves; ``alternatives`` could take the place of the element. ``dispersion`` is how many
+    times over counting noise what lies under the line varies about the model.
     """
 
     element: str
@@ -59,6 +72,7 @@ class Evidence:
     sigma: float
     offset: float
     tolerance: float
+    dispersion: float = 1.0
     lines: tuple[str, ...] = ()
     overlaps: tuple[str, ...] = ()
     alternatives: tuple[str, ...] = ()
@@ -83,6 +97,26 @@ def head_start(element: str) -> float:
     if element == _COAT:
         return 0.0
     return 2 * math.log(min(max(ABUNDANCE.get(element, _RAREST_PPM), _RAREST_PPM), _COMMON_PPM) / _COMMON_PPM)
+
+
+def accepted(significance: float) -> float:
+    """Return the standard deviations from which an element counts that 19 times of 20 is to be found.
+
+    What is expected to stand out by ``significance`` does so by a standard deviation more or less.
+    """
+    return significance - _ONE_SIDED_95
+
+
+def needed(evidence: Evidence, significance: float) -> tuple[float, float]:
+    """Return the standard deviations from which an element counts, and from which one of its abundance does.
+
+    Those of :func:`accepted` where counting is all that varies. Errors of a model are not normal and do not average
+    out, and the share of them that ``evidence`` may consist of has to be exceeded by more.
+    """
+    counted = accepted(significance) ** 2
+    unsure = 1 - 1 / max(evidence.dispersion, 1.0)
+    square = counted + unsure * ((_BEYOND_ERRORS * significance) ** 2 - counted)
+    return math.sqrt(square), math.sqrt(square - head_start(evidence.element))
 
 
 class Reduced:
@@ -135,7 +169,7 @@ class Search:
         The lines of every element that is thought of.
     columns
         What spans the spectrum of each (channels, columns): its generators and its soft lines, as
-        :meth:`Channels.columns` gives them, and last its :meth:`Channels.bremsstrahlung`.
+        :meth:`Channels.columns` gives them, and last its :meth:`Channels.absorbed`.
     significance
         Standard deviations by which an element has to stand out.
     """
@@ -153,6 +187,7 @@ class Search:
     ) -> None:
         self._counts, self._channels, self._detector = counts, channels, detector
         self._known, self._significance = known, significance
+        self._least = (_CANDIDATE * accepted(significance)) ** 2
         self._barred: set[str] = set()
         continuum, artefacts = channels.continuum(detector, beam=beam), channels.artefacts(counts, detector)
         self._n_continuum, self._n_base = continuum.shape[1], continuum.shape[1] + artefacts.shape[1]
@@ -163,9 +198,10 @@ class Search:
         ends = np.cumsum([self._n_base, *(columns[element].shape[1] for element in known)])
         self._places, self._soft, self._absorbed = {}, {}, {}
         for first, last, (element, families) in zip(ends[:-1], ends[1:], known.items(), strict=True):
-            own = last - len(families.soft) - 1
+            continua = last - N_ABSORBED
+            own = continua - len(families.soft)
             self._places[element] = np.arange(first, own)
-            self._soft[element], self._absorbed[element] = np.arange(own, last - 1), np.arange(last - 1, last)
+            self._soft[element], self._absorbed[element] = np.arange(own, continua), np.arange(continua, last)
 
     def run(self) -> list[Evidence]:
         """Return what was found, in the order of ``known``, also what is only possible; then artefacts."""
@@ -207,7 +243,7 @@ class Search:
         return np.concatenate([base, *absorbed, *(self._places[element] for element in chosen), *soft])
 
     def _dispersion(self, chosen: Sequence[str], fit: Fit) -> Array:
-        at, lines = self._at(chosen), self._n_base + len(chosen)
+        at, lines = self._at(chosen), self._n_base + N_ABSORBED * len(chosen)
         artefacts, peaks = (
             self._columns[:, at[part]] @ fit.weights[part]
             for part in (slice(self._n_continuum, self._n_base), slice(lines, None))
@@ -243,8 +279,7 @@ class Search:
         return reduced.solve(self._at(others, without=element))[0] - reduced.solve(self._at(chosen))[0]
 
     def _settle(self, reduced: Reduced, chosen: list[str]) -> list[str]:
-        least = (_CANDIDATE * self._significance) ** 2
-        seen = set()
+        least, seen = self._least, set()
         while frozenset(chosen) not in seen:
             seen.add(frozenset(chosen))
             chosen = self._grown(reduced, chosen, least)
@@ -298,7 +333,7 @@ class Search:
 
     def _replaces(self, reduced: Reduced, others: Sequence[str], element: str, instead: str) -> bool:
         """Return whether ``element`` hardly explains what ``instead``, of which there is evidence, does not."""
-        if self._gain(reduced, [*others, instead], instead) < (_CANDIDATE * self._significance) ** 2:
+        if self._gain(reduced, [*others, instead], instead) < self._least:
             return False
         missed = self._gain(reduced, [*others, instead, element], element)
         return missed + head_start(element) - head_start(instead) < _CLEAR
@@ -330,16 +365,16 @@ class Search:
         fit = self._fit(chosen, dispersion, self._counts + 1.0)
         reduced = Reduced(self._columns, self._counts, variance, self._prior)
         weights = dict(zip(self._at(chosen).tolist(), fit.weights.tolist(), strict=True))
-        found, least = [], (_CANDIDATE * self._significance) ** 2
+        found = []
         for element in chosen:
             others = [other for other in chosen if other != element]
             lost = self._fit(others, dispersion, fit.expected, without=element).deviance - fit.deviance
             places = self._places[element]
             own = self._columns[:, places] @ np.array([weights[place] for place in places.tolist()])
-            evidence = self._best_line(element, own, fit.expected, dispersion)
+            evidence = self._best_line(element, chosen, own, fit.expected, dispersion)
             alternatives = tuple(
                 instead
-                for instead in self._candidates(reduced, others, least, without=element)
+                for instead in self._candidates(reduced, others, self._least, without=element)
                 if self._replaces(reduced, others, element, instead)
                 and instead not in self._silent([*others, instead], dispersion, fit.expected)
             )
@@ -368,7 +403,9 @@ class Search:
                 others.append(other.element)
         return replace(evidence, alternatives=(*evidence.alternatives, *others))
 
-    def _best_line(self, element: str, own: Array, expected: Array, dispersion: Array) -> Evidence:
+    def _best_line(
+        self, element: str, chosen: Sequence[str], own: Array, expected: Array, dispersion: Array
+    ) -> Evidence:
         """Return the evidence of the line of ``element`` that stands out most; ``own`` is its share of ``expected``."""
         families = self._known[element]
         uncertain = {line.name for group in families.soft for line in group}
@@ -377,7 +414,7 @@ class Search:
         best = max(measured, key=lambda evidence: evidence.line_sigma)
         seen = sorted((each.line for each in measured if each.line_sigma >= _SEEN), key=lambda line: line.energy)
         names = tuple(line.name for line in seen)
-        return replace(best, element=element, lines=names, overlaps=self._overlaps(element, best.line))
+        return replace(best, element=element, lines=names, overlaps=self._overlaps(element, best.line, chosen))
 
     def _measured(self, line: Line, own: Array, expected: Array, dispersion: Array) -> Evidence:
         """Return what a line has over the rest of the model, ``expected`` without ``own``."""
@@ -396,17 +433,20 @@ class Search:
             offset = float((counts - others) @ there) / net - middle
             spread = math.sqrt(float((counts + (dispersion[window] - 1) * others) @ (there - middle) ** 2)) / net
             tolerance = _TOLERANCE_KEV + _TOLERANCE_SIGMA * spread
-        return Evidence(
-            "", line, net, background, line_significance(net + background, background, error), 0.0, offset, tolerance
-        )
+        sigma = line_significance(net + background, background, error)
+        strays = float(others @ dispersion[window]) / background if background > 0 else 1.0
+        return Evidence("", line, net, background, sigma, 0.0, offset, tolerance, strays)
 
-    def _overlaps(self, element: str, line: Line) -> tuple[str, ...]:
-        """Return main lines of other elements that the detector does not part from ``line``, the nearest first."""
+    def _overlaps(self, element: str, line: Line, chosen: Sequence[str]) -> tuple[str, ...]:
+        """Return main lines of other elements that the detector does not part from ``line``, the nearest first.
+
+        Of those that are ``chosen``, or that have minerals of their own; not lines that nobody would think of.
+        """
         reach = _OVERLAP_FWHM * float(self._detector.fwhm(line.energy))
         near = [
             (abs(main.energy - line.energy), f"{other} {main.name}")
             for other, families in self._known.items()
-            if other != element and ABUNDANCE.get(other, 0.0) >= 1.0
+            if other != element and (other in chosen or (ABUNDANCE.get(other, 0.0) >= 1.0 and other not in DISPERSED))
             for main in families.lines
             if main.name in ("Ka", "La", "Ma") and abs(main.energy - line.energy) <= reach
         ]
@@ -431,7 +471,7 @@ class Search:
             if tried[element] < least or any(abs(line.energy - other.line.energy) < near for other in found):
                 continue
             own = artefacts.sum(axis=1)
-            evidence = self._best_line(element, own, fit.expected, dispersion)
+            evidence = self._best_line(element, chosen, own, fit.expected, dispersion)
             why = self._explained(chosen, evidence.line, artefacts)
             if why and evidence.line_sigma >= self._significance:
                 found.append(replace(evidence, sigma=math.sqrt(tried[element]), artefact=why))

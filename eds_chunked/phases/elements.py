@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from eds_chunked import schema
 from eds_chunked.errors import CountsError, ParameterError
-from eds_chunked.phases.element_search import Evidence, Search, head_start
+from eds_chunked.phases.element_search import Evidence, Search, accepted, head_start, needed
 from eds_chunked.phases.spectrum_model import N_ARTEFACTS, Channels, Detector, adjusted, dispersion_of, fit_counts
 from eds_chunked.phases.xray_families import ABUNDANCE, Families, families_of
 
@@ -33,6 +33,8 @@ LOWEST_KEV = 0.2
 # A line whose peak the axis cuts is not looked for.
 _MARGIN_KEV = 0.03
 _FEWEST_COUNTS = 50
+# Of what all lines of an element need, what one of them has to have.
+_BY_ITSELF = 0.6
 _ADJUSTMENTS = 6
 _SAME_AXIS_KEV = 0.005
 # Their K lines set the axis and the resolution right before rarer elements are thought of.
@@ -53,8 +55,9 @@ def identify_elements(
     A spectrum is fitted, by the likelihood of Poisson counts, as a continuum (smooth, with the steps at the
     absorption edges of its elements), the X-ray lines of elements (weights known within a subshell, softer shells bound
     to harder ones that the beam must excite too) and what the detector adds (silicon escape peaks, sum peaks, tails).
-    The zero (strobe) peak lies below 0.2 keV, where nothing is looked for. An element counts if the fit gets worse by
-    ``significance`` standard deviations without it. If it adds less than 3 to another element that could take its
+    The zero (strobe) peak lies below 0.2 keV, where nothing is looked for. An element counts if the fit gets worse
+    without it, by so many standard deviations that one expected to stand out by ``significance`` is found 19 times of
+    20, and by more where the model may be wrong. If it adds less than 3 to another element that could take its
     place, the answer is ambiguous; of two that fit alike the one more abundant in the Earth's crust has an advantage of
     twice the logarithm of their ratio, and what is rare there has to stand out by more. Candidates are named, nothing
     is quantified: light elements (Z < 6), traces under a strong peak, and C, N and O where the L lines of Ca to Cr lie,
@@ -69,8 +72,10 @@ def identify_elements(
     elements
         The only elements that are thought of, such as ``["Si", "O"]``; None is all that a solid can hold.
     significance
-        Standard deviations that an element has to stand out by; its square grows by 4.6 for each power of ten that an
-        element is rarer than 0.1 % of the crust (5 sigma: 5.4 for Zr, 5.8 for Pb). Those from 0.7 of it on are
+        Standard deviations by which an element is expected to stand out that is to be found 19 times of 20. What is
+        counted varies by one of them, so that it counts from 1.64 less (3.4), and from up to 1.5 times as much (7.5)
+        where errors of the model, not counts, are what varies. The square of that grows by 4.6 for each power of ten
+        that an element is rarer than 0.1 % of the crust (from 3.4: 3.9 for Zr, 4.5 for Pb). Less, down to 3.0, is
         "possible".
     beam_energy
         keV; None takes that of the map.
@@ -177,21 +182,21 @@ def _row(phase: int, *, decision: str, reason: str) -> dict[str, Any]:
 
 def _evidence_row(phase: int, evidence: Evidence, significance: float) -> dict[str, Any]:
     decision, reason = FOUND, ""
-    needed = math.sqrt(significance**2 - head_start(evidence.element))
+    common, rare = needed(evidence, significance)
     if evidence.artefact:
         decision, reason = ARTEFACT, evidence.artefact
-    elif evidence.sigma < significance:
-        decision, reason = POSSIBLE, f"{evidence.sigma:.1f} sigma are less than {significance:g}"
+    elif evidence.sigma < common:
+        decision, reason = POSSIBLE, f"{evidence.sigma:.1f} sigma are less than {common:.1f}"
     elif evidence.alternatives:
         decision, reason = AMBIGUOUS, f"not separable from {' or '.join(evidence.alternatives)} by these counts"
-    elif evidence.sigma < needed:
-        decision, reason = POSSIBLE, f"{evidence.sigma:.1f} sigma; what is this rare needs {needed:.1f}"
+    elif evidence.sigma < rare:
+        decision, reason = POSSIBLE, f"{evidence.sigma:.1f} sigma; what is this rare needs {rare:.1f}"
     elif abs(evidence.offset) > evidence.tolerance:
         decision = AMBIGUOUS
         reason = (
             f"the peak lies {1000 * evidence.offset:+.0f} eV from the line, tolerated {1000 * evidence.tolerance:.0f}"
         )
-    elif evidence.line_sigma < 0.6 * significance:
+    elif evidence.line_sigma < _BY_ITSELF * accepted(significance):
         decision, reason = POSSIBLE, "no line stands out by itself"
     return _row(phase, decision=decision, reason=reason) | {
         "element": evidence.element,
@@ -323,7 +328,7 @@ def _columns(channels: Channels, detector: Detector, known: dict[str, Families],
         element: np.column_stack(
             [
                 channels.columns((*families.generators, *families.soft), detector),
-                channels.bremsstrahlung(detector, beam=beam, element=element),
+                channels.absorbed(detector, beam=beam, element=element),
             ]
         )
         for element, families in known.items()
@@ -339,7 +344,7 @@ def _adjusted(total: Array, channels: Channels, detector: Detector, lines_of: li
     """Return the detector with which the lines of some elements fit best: offset, scale and noise."""
     dispersion = np.ones(len(total))
     for _ in range(_ADJUSTMENTS):
-        absorbed = [channels.bremsstrahlung(detector, beam=beam, element=families.element) for families in lines_of]
+        absorbed = [channels.absorbed(detector, beam=beam, element=families.element) for families in lines_of]
         base = np.column_stack(
             [channels.continuum(detector, beam=beam), *absorbed, channels.artefacts(total, detector)]
         )

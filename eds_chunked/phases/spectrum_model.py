@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import nnls
 from scipy.special import ndtr
 
+from eds_chunked import schema
 from eds_chunked.phases.xray_families import Group
 from eds_chunked.xray_table import absorption
 
@@ -27,8 +28,10 @@ _SILICON_EDGE_KEV = 1.839
 # Knots of the continuum, in widths of a peak: far enough apart that it cannot follow a peak.
 _KNOTS_FWHM = 6.0
 # g/cm2 of a detector's window, contact and dead layer; and the way out of the sample over its depth, at 35 degrees.
-_WINDOW = (("C", 4e-5), ("Al", 8e-6), ("Si", 2e-5))
+# The window is 0.3 um of polyimide, C22H10N2O5, under 30 nm of aluminium.
+_WINDOW = (("C", 2.9e-5), ("N", 3e-6), ("O", 9e-6), ("Al", 8e-6), ("Si", 2e-5))
 _LONG_WAY = 1.74
+_SOFT_CONTINUUM_KEV = 1.0
 # Mean loss of pulses of which some charge is lost in the dead layer.
 _TAIL_KEV = 0.08
 _BENT_KEV = (0.6, 2.5)
@@ -40,7 +43,7 @@ _LEAST_MU = 1e-3
 _ITERATIONS = 20
 _CONVERGED = 1e-3
 
-N_ARTEFACTS, N_FALSE_PEAKS = 7, 5
+N_ARTEFACTS, N_FALSE_PEAKS, N_ABSORBED = 7, 5, 3
 # A model of peaks is not exact: tails, energies and relative weights of tables. Taken as an error of each peak's width,
 # as a share of the peaks within one standard deviation of the detector.
 _PEAK_ERROR = 0.012
@@ -121,21 +124,44 @@ class Channels:
         inner = np.linspace(0.0, steps[-1], n + 1)
         knots = np.concatenate([[0.0] * 3, inner, [steps[-1]] * 3])
         splines = BSpline.design_matrix(np.clip(steps, 0, steps[-1]), knots, 3).toarray()
-        shape = self.bremsstrahlung(detector, beam=beam)
+        shape = self._bremsstrahlung(detector, beam=beam)
         return np.asarray(splines * (shape / shape.max())[:, None])
 
-    def bremsstrahlung(self, detector: Detector, *, beam: float, element: str = "") -> Array:
-        """Return the shape (channels,) of a continuum that left ``element`` (empty: that was not absorbed), sum 1.
+    def absorbed(self, detector: Detector, *, beam: float, element: str) -> Array:
+        """Return continua (channels, 3) that left ``element``: of harder X-rays, of soft ones, of soft ones its oxide.
 
-        Splines cannot follow its steps at edges. What is seen of several elements is close to a sum of such shapes.
+        Splines cannot follow steps at edges. What is seen of several elements is close to a sum of such continua, but
+        not where the edges of two lie side by side, as those of tin and oxygen. Soft X-rays come from so much less deep
+        that how many there are does not follow from the harder ones.
+        """
+        energy = np.maximum(self.true(detector), 0.05)
+        number = schema.PERIODIC_TABLE.index(element) + 1
+        # C to F are never alone, and one by one the steps of their edges would take the place of their lines.
+        pure = absorption(element, energy) if number > 9 else np.zeros(len(energy))
+        # Three atoms of oxygen for two: an atom weighs some 2.2 Z.
+        oxygen = 24 / (24 + 2.2 * number) if number > 9 else 0.0
+        h = 1.2 * 2.2 / number
+        soft = 1 / (1 + (np.maximum(self.energy, 0.0) / _SOFT_CONTINUUM_KEV) ** 4)
+        alone, oxide = (
+            self._bremsstrahlung(detector, beam=beam, coefficient=coefficient, h=h)
+            for coefficient in (pure, oxygen * absorption("O", energy) + (1 - oxygen) * pure)
+        )
+        columns = np.stack([alone * (1 - soft), alone * soft, oxide * soft], axis=1)
+        return np.asarray(columns / columns.sum(axis=0))
+
+    def _bremsstrahlung(
+        self, detector: Detector, *, beam: float, coefficient: Array | float = 0.0, h: float = 0.0
+    ) -> Array:
+        """Return the shape (channels,) of a continuum that left what absorbs by ``coefficient`` (channels, cm2/g).
+
+        Philibert (1963), Proc. 3rd Int. Symp. X-ray Optics and X-ray Microanalysis, 379.
         """
         energy = np.maximum(self.true(detector), 0.05)
         shape = np.maximum(beam - energy, 0.0) / energy * np.exp(-sum(t * absorption(e, energy) for e, t in _WINDOW))
-        if element:
-            sigma = 4.5e5 / np.maximum(beam**1.65 - energy**1.65, 1.0)
-            shape /= 1 + _LONG_WAY * absorption(element, energy) / sigma
-        shape = gaussian_filter1d(shape, float(detector.sigma(1.0)) / self.width, mode="nearest")
-        return np.asarray(shape / shape.sum())
+        sigma = 4.5e5 / np.maximum(beam**1.65 - energy**1.65, 1.0)
+        way = _LONG_WAY * coefficient / sigma
+        shape = shape / ((1 + way) * (1 + h / (1 + h) * way))
+        return np.asarray(gaussian_filter1d(shape, float(detector.sigma(1.0)) / self.width, mode="nearest"))
 
     def artefacts(self, counts: Array, detector: Detector) -> Array:
         """Return what a detector makes of a spectrum ``counts`` (channels, 7), each as strong as it can be expected.

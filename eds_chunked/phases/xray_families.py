@@ -23,6 +23,13 @@ ABUNDANCE: dict[str, float] = {
 """Parts per million by weight of the Earth's crust (CRC Handbook of Chemistry and Physics, 2016). What a solid sample
 does not hold, noble gases but argon and what decays within a human life, is left out."""
 
+DISPERSED = frozenset((
+    "Sc", "Ga", "Ge", "Rb", "In", "Cs", "Hf", "Re", "Tl",
+    "Pr", "Sm", "Eu", "Gd", "Tb", "Dy", "Ho", "Er", "Tm", "Yb", "Lu",
+))  # fmt: skip
+"""Elements that have hardly a mineral of their own: they take the place of others that are alike, as rare earths do of
+Ce, La and Y (Goldschmidt 1954, Geochemistry)."""
+
 # A of the fluorescence yield Z^4 / (A + Z^4), and electrons, of each shell.
 _YIELD = {"K": 1e6, "L": 1e8, "M": 1.5e9}
 _ELECTRONS = {"K": 2, "L": 8, "M": 18}
