@@ -14,6 +14,7 @@ from eds_chunked.figures.spectra import elements_of, energy_label, energy_window
 from eds_chunked.figures.style import (
     INK,
     PAGE_MM,
+    PRINT_DPI,
     is_narrow,
     map_title,
     new_figure,
@@ -37,6 +38,8 @@ _BAR_INCHES = 0.45
 _AXIS_INCHES = 0.55
 # A lower bar has room for one number.
 _INCHES_FOR_TICKS = 0.4
+# Pixels of a picture beside those that are printed: what is left over is averaged, not left out.
+_OVERSAMPLED = 2
 
 
 @styled
@@ -73,8 +76,8 @@ def draw_components(
 
     Notes
     -----
-    Memory: of maps that are not in memory, a row of chunks of one at a time, and pictures of at most 1500 x 1500
-    pixels, one for each component.
+    Memory: of maps that are not in memory, a row of chunks of all components at a time, and a picture for each, of as
+    many pixels as are printed.
     """
     require(result, FACTORS, LOADINGS)
     n = result.sizes[COMPONENT]
@@ -93,11 +96,13 @@ def draw_components(
         what=f"{step.upper()} components" if step else "Components",
         title=map_title(result),
     )
+    images = block_means(result[LOADINGS], most=math.ceil(_OVERSAMPLED * PRINT_DPI * max(width, height)))
     columns = (column + _BAR_INCHES, spectrum_inches) * across
     grid = figure.subplots(down, 2 * across, squeeze=False, width_ratios=columns).reshape(-1, 2)
     for index, (left, right) in enumerate(grid[:n]):
         last = index + across >= n
-        _draw_loading(left, result, index, inches=(width, height), bar=last)
+        _draw_loading(left, images[index], result, inches=(width, height), bar=last)
+        left.set_title(f"component {index + 1}", fontweight="bold", pad=9)
         if step == NMF:
             right.spines["left"].set(color=phase_colour((phase_of or {}).get(index + 1, index + 1)), linewidth=4)
         right.plot(result[ENERGY].values, factors[index], color=INK, linewidth=0.7)
@@ -122,10 +127,15 @@ def draw_components(
     return figure
 
 
-def _draw_loading(axes: Axes, result: xr.Dataset, index: int, *, inches: tuple[float, float], bar: bool) -> None:
-    image = block_means(result[LOADINGS].isel({COMPONENT: index}))
+def _draw_loading(
+    axes: Axes,
+    image: np.ma.MaskedArray[Any, Any],
+    result: xr.Dataset,
+    *,
+    inches: tuple[float, float],
+    bar: bool,
+) -> None:
     drawn = show_map(axes, image, ds=result, bar=bar, **colour_scale(image))
-    axes.set_title(f"component {index + 1}", fontweight="bold", pad=9)
     # As high as the map and equally thin beside every map, which a share of the map's width is not.
     beside = axes.inset_axes((1 + 0.05 / inches[0], 0, 0.09 / inches[0], 1))
     colours = axes.figure.colorbar(drawn, cax=beside)

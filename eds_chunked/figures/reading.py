@@ -21,24 +21,24 @@ MOST_PIXELS = 1500
 _STRIP_PIXELS = 2**20
 
 
-def reduction(shown: xr.DataArray | xr.Dataset) -> int:
-    """Return by how much a map (y, x) is reduced along each axis before it is drawn."""
-    return math.ceil(max(shown.sizes[Y], shown.sizes[X]) / MOST_PIXELS)
+def reduction(shown: xr.DataArray | xr.Dataset, most: int | None = None) -> int:
+    """Return by how much a map (y, x) is reduced along each axis before it is drawn with ``most`` pixels a side."""
+    return math.ceil(max(shown.sizes[Y], shown.sizes[X]) / min(most or MOST_PIXELS, MOST_PIXELS))
 
 
 def strips(values: xr.DataArray) -> Iterator[tuple[int, Array]]:
-    """Yield strips of rows of a map (y, x) with the number of their first row; each chunk of a lazy map is read once.
+    """Yield strips of rows of maps (..., y, x) with the number of their first row; lazy chunks are read once.
 
     Notes
     -----
-    Memory: a row of chunks of a lazy map, or a million pixels if that is more.
+    Memory: a row of chunks of lazy maps, or a million pixels if that is more.
     """
-    rows = max(1, _STRIP_PIXELS // max(1, values.sizes[X]))
+    rows = max(1, _STRIP_PIXELS // max(1, values.size // max(1, values.sizes[Y])))
     top = 0
     for height in _heights(values, rows):
         read = values.isel({Y: slice(top, top + height)}).values
         for inside in range(0, height, rows):
-            yield top + inside, read[inside : inside + rows]
+            yield top + inside, read[..., inside : inside + rows, :]
         top += height
 
 
@@ -61,20 +61,23 @@ def every_nth(labels: xr.DataArray) -> Array:
     return np.concatenate([rows[-top % n :: n, ::n].copy() for top, rows in strips(labels)])
 
 
-def block_means(values: xr.DataArray) -> np.ma.MaskedArray[Any, Any]:
-    """Return values (y, x) for display: means over blocks, masked where there is nothing finite."""
-    n = reduction(values)
+def block_means(values: xr.DataArray, *, most: int | None = None) -> np.ma.MaskedArray[Any, Any]:
+    """Return maps (..., y, x) for display: means over blocks, masked where there is nothing finite.
+
+    They have at most ``most`` pixels a side, where they are drawn smaller than a page.
+    """
+    n = reduction(values, most)
     if n == 1:
         return np.ma.masked_invalid(values.values)
-    shape = tuple(math.ceil(values.sizes[axis] / n) for axis in (Y, X))
+    shape = (*values.shape[:-2], *(math.ceil(values.sizes[axis] / n) for axis in (Y, X)))
     sums, numbers = np.zeros(shape), np.zeros(shape, np.int32)
     columns = np.arange(0, values.sizes[X], n)
     for top, rows in strips(values):
-        block = (top + np.arange(len(rows))) // n
+        block = (top + np.arange(rows.shape[-2])) // n
         first = np.flatnonzero(np.diff(block, prepend=-1))
         known = np.isfinite(rows)
         for total, part in ((sums, np.where(known, rows, 0).astype(np.float64)), (numbers, known.astype(np.int32))):
-            total[block[first]] += np.add.reduceat(np.add.reduceat(part, columns, axis=1), first, axis=0)
+            total[..., block[first], :] += np.add.reduceat(np.add.reduceat(part, columns, axis=-1), first, axis=-2)
     return np.ma.masked_array(sums / np.maximum(numbers, 1), numbers == 0)
 
 
