@@ -53,8 +53,8 @@ def _pixels_read() -> Iterator[list[int]]:
     read: list[int] = []
 
     @contextmanager
-    def step(description: str, total: int) -> Iterator[Callable[[int], None]]:
-        yield read.append
+    def step(description: str, total: int, *, unit: str = "pixels") -> Iterator[Callable[[int], None]]:
+        yield read.append if unit == "pixels" else lambda done: None
 
     before = progress.step
     progress.step = step

@@ -9,12 +9,12 @@ import pytest
 
 import eds_chunked as edc
 from benchmarks import apart, compare, limits, measure, ours, quality, rocks, tables
-from benchmarks.apart import Cell, Lap, Limits, Record, Row
+from benchmarks.apart import Cell, Lap, Limits, Record, Row, timed
 from benchmarks.contest import LIMIT, OURS, Contestant
 from benchmarks.contestants import CONTESTANTS, STEPS
 from benchmarks.peers import EAGER, FLOX, LAZY, whole_map_masks
 from benchmarks.rocks import RAW, STORE, Case
-from eds_chunked import schema
+from eds_chunked import progress, schema
 from eds_chunked.memory import MB
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
@@ -381,3 +381,12 @@ def test_exponents_are_those_of_the_law():
 def test_a_row_is_ended_if_any_run_is():
     assert Row((_lap(1.0), Lap(ended="killed: SIGKILL"))).ended == "killed: SIGKILL"
     assert Row((_lap(3.0), _lap(1.0))).told_seconds() == "2.00 (1.00-3.00)"
+
+
+def test_passes_are_counted_of_pixels_alone():
+    def run():
+        for total, how in ((10, {}), (3, {"unit": ""})):
+            with progress.step("test", total, **how) as done:
+                done(total)
+
+    assert timed(run, n_pixels=10)[0].map_passes == 1
