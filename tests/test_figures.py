@@ -472,6 +472,8 @@ def test_each_chunk_of_big_maps_is_read_once(together):
     # What is printed 1.45 inches high at 200 dots an inch has 580 pixels or fewer of twice as many dots.
     assert [image.get_array().shape for image in images] == [(501, 285)] * 2
     assert [float(image.get_array().mean()) for image in images] == [1.0, 2.0]
+    # Blocks of 6 pixels: the last ones pass the edges of the map.
+    assert [image.get_extent() for image in images] == [[0, 1710, 3006, 0]] * 2
 
 
 def test_block_means_lose_no_row_and_skip_what_is_missing(monkeypatch):

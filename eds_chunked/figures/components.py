@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 # Up to so many components stand one under the other; more stand in pairs, or the page would be too long to read.
 _ONE_COLUMN = 6
@@ -96,12 +97,14 @@ def draw_components(
         what=f"{step.upper()} components" if step else "Components",
         title=map_title(result),
     )
-    images = block_means(result[LOADINGS], most=math.ceil(_OVERSAMPLED * PRINT_DPI * max(width, height)))
+    most = math.ceil(_OVERSAMPLED * PRINT_DPI * max(width, height))
+    images = block_means(result[LOADINGS], most=most)
     columns = (column + _BAR_INCHES, spectrum_inches) * across
     grid = figure.subplots(down, 2 * across, squeeze=False, width_ratios=columns).reshape(-1, 2)
     for index, (left, right) in enumerate(grid[:n]):
         last = index + across >= n
-        _draw_loading(left, images[index], result, inches=(width, height), bar=last)
+        drawn = show_map(left, images[index], ds=result, most=most, bar=last, **colour_scale(images[index]))
+        _draw_bar(left, drawn, inches=(width, height))
         left.set_title(f"component {index + 1}", fontweight="bold", pad=9)
         if step == NMF:
             right.spines["left"].set(color=phase_colour((phase_of or {}).get(index + 1, index + 1)), linewidth=4)
@@ -127,15 +130,7 @@ def draw_components(
     return figure
 
 
-def _draw_loading(
-    axes: Axes,
-    image: np.ma.MaskedArray[Any, Any],
-    result: xr.Dataset,
-    *,
-    inches: tuple[float, float],
-    bar: bool,
-) -> None:
-    drawn = show_map(axes, image, ds=result, bar=bar, **colour_scale(image))
+def _draw_bar(axes: Axes, drawn: AxesImage, *, inches: tuple[float, float]) -> None:
     # As high as the map and equally thin beside every map, which a share of the map's width is not.
     beside = axes.inset_axes((1 + 0.05 / inches[0], 0, 0.09 / inches[0], 1))
     colours = axes.figure.colorbar(drawn, cax=beside)

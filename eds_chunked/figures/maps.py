@@ -43,15 +43,24 @@ def map_inches(ds: xr.Dataset, *, widest: float, tallest: float) -> tuple[float,
     return width, width * ratio
 
 
-def show_map(axes: Axes, image: np.ndarray[Any, Any], *, ds: xr.Dataset, bar: bool = True, **style: Any) -> AxesImage:
+def show_map(
+    axes: Axes,
+    image: np.ndarray[Any, Any],
+    *,
+    ds: xr.Dataset,
+    most: int | None = None,
+    bar: bool = True,
+    **style: Any,
+) -> AxesImage:
     """Draw ``image``, the (reduced or enlarged) map of ``ds``, in the map's units from its upper left corner.
 
-    ``style`` goes to :meth:`matplotlib.axes.Axes.imshow`; ``bar`` puts a scale bar under the map.
+    It was reduced to ``most`` pixels a side; ``bar`` puts a scale bar under the map. ``style`` goes to
+    :meth:`matplotlib.axes.Axes.imshow`.
     """
     height, width, unit = pixel_size(ds)
     rows, columns = ds.sizes[Y], ds.sizes[X]
     # A reduced image is padded to whole blocks: its extent may pass the map's edge, and the limits cut it there.
-    n = reduction(ds)
+    n = reduction(ds, most)
     down, across = (n * image.shape[0], n * image.shape[1]) if n > 1 else (rows, columns)
     drawn = axes.imshow(image, extent=(0, across * width, down * height, 0), origin="upper", aspect="equal", **style)
     axes.set(xlim=(0, columns * width), ylim=(rows * height, 0), xticks=[], yticks=[])
