@@ -38,6 +38,8 @@ distributed = pytest.importorskip("distributed")
 
 ANYWHERE = {"dashboard_address": "127.0.0.1:0"}
 COMMAND = str(Path(sys.executable).with_name("eds-chunked"))
+ROOMY = "6GB"
+"""A budget is of a whole process, and this one has run many tests."""
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +306,7 @@ def test_the_verbs_convert_on_a_worker(processes, source, made, tmp_path, monkey
 
 @pytest.mark.parametrize("verb", ["convert", "run"])
 def test_a_dry_conversion_plans_for_a_worker(processes, source, tmp_path, verb):
-    line = [verb, str(source), str(tmp_path / "map.zarr"), "--memory", "1.2GB", "--dry-run", "--json"]
+    line = [verb, str(source), str(tmp_path / "map.zarr"), "--memory", ROOMY, "--dry-run", "--json"]
     here, there = (
         json.loads(CliRunner().invoke(main, line + more, catch_exceptions=False).stdout)["steps"]
         for more in ([], ["--scheduler", processes.address])
