@@ -69,7 +69,7 @@ from eds_chunked.store.backend import (
     zarr_store,
 )
 from eds_chunked.store.calibration import calibrate
-from eds_chunked.store.conversion import STATED_TOTAL, convert
+from eds_chunked.store.conversion import STATED_TOTAL, check_shape, convert
 from eds_chunked.store.description import describe_header
 from eds_chunked.store.export import export
 from eds_chunked.store.layout import ROOT_DOCUMENT, tile_shape
@@ -600,7 +600,8 @@ _GROWTH = 110 * budget.MB
 
 
 def _check_early(header: MapHeader, *, n_phases: int | None, energy: Window | None) -> None:
-    """Refuse before the conversion what would be refused after it."""
+    """Refuse before the conversion what would be refused after it, and before the plan what cannot be planned."""
+    check_shape(header)
     height, width, n_channels = header.shape
     most = min(height * width, n_channels)
     if n_phases is not None and not 1 <= n_phases <= most:

@@ -18,7 +18,7 @@ import eds_chunked as edc
 from eds_chunked import memory, schema, workflow
 from eds_chunked.cli import main
 from eds_chunked.dry_run import DryRun, noted_plans, plan
-from eds_chunked.errors import EdsError, MemoryBudgetError, ParameterError
+from eds_chunked.errors import EdsError, MemoryBudgetError, ParameterError, SourceError
 from eds_chunked.store.chunks import StoredTiles
 from eds_chunked.store.source import CountsSource
 from tests.made_maps import MadeReader
@@ -345,3 +345,10 @@ def test_a_run_plans_by_the_counts_that_the_file_states():
     unknown, known = peaks
     assert known["nmf"] < unknown["nmf"]
     assert known["phases"] == unknown["phases"]
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 8), (7, 0, 8), (7, 5, 0)])
+def test_a_run_of_an_empty_map_is_refused_by_name(tmp_path, shape):
+    with pytest.raises(SourceError, match=r"found shape .*expected at least one pixel and channel"):
+        workflow.run(MadeReader(np.zeros(shape, np.uint8)), tmp_path / "map.zarr")
+    assert not list(tmp_path.iterdir())

@@ -196,7 +196,7 @@ def _convert(
         if begun is not None and not reader.header.parameters:
             asked = _arguments(begun.selection) | {name: value for name, value in asked.items() if value is not None}
         reader = selected(reader, **asked)
-        _check_shape(reader.header)
+        check_shape(reader.header)
         if begun is None:
             plan = _plan(reader.header, facts, codec=codec, shards=shards, pick=pick)
         else:
@@ -223,7 +223,8 @@ def _how_to_replace(target: str, waiting: str) -> str:
     return f"A replacement that was stopped waits in {waiting}: {unfinished(waiting, at=target)[1]} --overwrite"
 
 
-def _check_shape(header: MapHeader) -> None:
+def check_shape(header: MapHeader) -> None:
+    """Refuse a map without a pixel or a channel."""
     if min(header.shape) < 1:
         raise SourceError(
             f"map in {header.source}",
