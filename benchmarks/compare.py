@@ -6,10 +6,10 @@ Run it from the project's folder, on an otherwise idle Linux machine. The synthe
 given by ``--data``, streamed, and used again. Every number comes from a fresh process on two processors that has taken
 a tiny map through the same step before; sides take turns (A B C A B C ...). The peak is that of the whole process.
 
-Peers do what their documentation recommends, with the settings in the second table. They are given 10 minutes and
-20 GB and stopped beyond; on more than 1/16 of the map they run once. One that is not installed has a row that says so:
-``pip install eds-chunked[benchmarks]``. With several sizes, exponents of growth are told; with several ``--counts``,
-the cost by dose. ``--size 4`` is a map of four times the area.
+Peers do what their documentation recommends, with the settings in the last table. They are given 10 minutes and 20 GB,
+and stopped beyond; one that was stopped is not run again. On more than 1/16 of the map they run once. One that is not
+installed has a row that says so: ``pip install eds-chunked[benchmarks]``. With several sizes, exponents of growth are
+told; with several ``--counts``, the cost by dose. ``--size 4`` is a map of four times the area.
 
 Every run is kept in the JSON file as it ends, and what is there is not measured again: delete the file to start anew.
 """
@@ -81,7 +81,7 @@ def measure_all(wanted: Sequence[tuple[Contestant, Case, Cell]], record: Record)
     there: set[tuple[Case, str]] = set()
     absent: Runs = {}
     for contestant, case, cell in wanted:
-        if record.is_done(cell):
+        if record.is_done(cell) or _was_stopped(contestant, cell, record.runs):
             continue
         if said := _absent(contestant):
             # Not kept: it may be installed before the next time.
@@ -95,7 +95,14 @@ def measure_all(wanted: Sequence[tuple[Contestant, Case, Cell]], record: Record)
         told = lap.ended or f"{lap.seconds:8.2f} s {lap.peak_bytes / MB:6.0f} MB"
         size = "x".join(map(str, case.shape))
         print(f"{size} {case.counts:g}  {cell.step:<24} {cell.side:<26} {told}", file=sys.stderr, flush=True)
-    return {cell: absent.get(cell) or record.runs[cell] for _, _, cell in wanted}
+    found = absent | record.runs
+    return {cell: found[cell] for _, _, cell in wanted if cell in found}
+
+
+def _was_stopped(contestant: Contestant, cell: Cell, runs: Runs) -> bool:
+    """Whether a peer came to its limits in its first run, as it would in any other."""
+    first = runs.get(replace(cell, number=0))
+    return contestant.is_peer and cell.number > 0 and first is not None and bool(first.ended)
 
 
 def _make(case: Case, needs: Sequence[str], there: set[tuple[Case, str]]) -> None:

@@ -205,7 +205,14 @@ STEPS = (
         lambda case, found: quality.grains_found(found.sizes[schema.GRAIN], case),
     ),
     Contestant(GRAIN_SPECTRA, OURS, _grain_spectra, "grain_spectra(grains)", _judge_grain_spectra),
-    Contestant(SIZES_OF_GRAINS, OURS, _sizes, "grain_size_statistics(500 diameters)", _judge_sizes, needs=()),
+    Contestant(
+        SIZES_OF_GRAINS,
+        OURS,
+        _sizes,
+        "grain_size_statistics(500 diameters), beside GrainSizeTools' figures of them",
+        _judge_sizes,
+        needs=(),
+    ),
     Contestant(
         RESIDUAL,
         OURS,

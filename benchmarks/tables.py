@@ -1,4 +1,4 @@
-"""What was compared, as Markdown: every map, goals, first calls, growth, and cost by dose."""
+"""What was compared, as Markdown: every map, who is faster, goals, first calls, growth, and cost by dose."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def exponent(pixels: Sequence[float], values: Sequence[float]) -> float:
 
 
 def map_table(where: Map, rows: dict[Key, Row]) -> Iterator[str]:
-    """Yield what every step took on a map, as multiples of the limits, and how true it is."""
+    """Yield what every step took on a map, as multiples of ours and of the limits, and how true it is."""
     shape, counts, texture = where
-    bases = [rows.get((step, LIMIT)) for step in _LIMITS]
     yield f"{' x '.join(map(str, shape))}, {counts:g} counts a pixel, {texture}; the last columns are multiples:"
     yield ""
-    yield f"| step | side | wall s | CPU s | peak MB | passes | quality | {' | '.join(_LIMITS)} |"
-    yield "|---|---|---:|---:|---:|---:|---|" + "---:|" * len(_LIMITS)
+    yield f"| step | side | wall s | CPU s | peak MB | passes | quality | {OURS} | {' | '.join(_LIMITS)} |"
+    yield "|---|---|---:|---:|---:|---:|---|" + "---:|" * (1 + len(_LIMITS))
     for (step, side), row in rows.items():
         peak = f"{row.peak_bytes / MB:.0f}" if row.peak_bytes else ""
         if row.ended:
-            yield f"| {step} | {side} | {row.ended} | | {peak} | | |{' |' * len(_LIMITS)}"
+            yield f"| {step} | {side} | {row.ended} | | {peak} | | |{' |' * (1 + len(_LIMITS))}"
             continue
+        bases = [rows.get(key) for key in ((step, OURS), *((limit, LIMIT) for limit in _LIMITS))]
         passes = max(lap.map_passes for lap in row.laps)  # Converting tells rows, not pixels: next to nothing.
         quality = ", ".join(f"{name} {value:.4g}" for name, value in row.laps[-1].quality.items())
         ratios = (f"{row.seconds / base.seconds:.3g}" if base and not base.ended else "" for base in bases)
@@ -57,6 +57,19 @@ def map_table(where: Map, rows: dict[Key, Row]) -> Iterator[str]:
             f"{f'{passes:.3g}' if passes > 0.1 else ''} | {quality} | {' | '.join(ratios)} |"
         )
     yield ""
+
+
+def faster_table(rows: dict[Key, Row]) -> Iterator[str]:
+    """Yield every peer that is faster than our step."""
+    faster = []
+    for (step, side), row in rows.items():
+        ours = rows.get((step, OURS))
+        if ours and not ours.ended and not row.ended and row.seconds < ours.seconds:
+            sides = (f"{short(one.seconds)} | {one.peak_bytes / MB:.0f}" for one in (row, ours))
+            faster.append(f"| {step} | {side} | {' | '.join(sides)} |")
+    if faster:
+        yield from ("| step | who is faster | wall s | peak MB | ours: wall s | peak MB |", "|---|---|" + "---:|" * 4)
+        yield from (*faster, "")
 
 
 def settings_table(keys: Sequence[Key], settings: dict[Key, str]) -> Iterator[str]:
@@ -199,7 +212,7 @@ def tables(runs: Runs, settings: dict[Key, str]) -> str:
     maps = dict.fromkeys((cell.shape, cell.counts, cell.texture) for cell in runs if not cell.cold)
     for where in maps:
         rows = rows_of(runs, where)
-        lines += [*map_table(where, rows), *goal_table(rows)]
+        lines += [*map_table(where, rows), *faster_table(rows), *goal_table(rows)]
     lines += [*first_call_table(runs), *growth_tables(runs), *dose_tables(runs)]
     lines += settings_table([(cell.step, cell.side) for cell in runs], settings)
     return "\n".join(lines)

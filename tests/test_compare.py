@@ -295,6 +295,17 @@ def test_failed_run_is_tried_again_and_a_stopped_one_is_not(tmp_path, monkeypatc
     assert next(answers, None) is None
 
 
+def test_peer_that_was_stopped_is_not_run_again(tmp_path, monkeypatch):
+    case = Case(str(tmp_path), (7, 11, 61), 20.0)
+    wanted = list(compare.plan(_named((schema.PCA, OURS), (schema.PCA, LAZY)), [case], passes=3, cold=False))
+    ends = {OURS: "", LAZY: "stopped after 10 min"}
+    monkeypatch.setattr(
+        compare, "run_apart", lambda module, task, **_: Lap(ended=ends[task["side"]] if "side" in task else "")
+    )
+    runs = compare.measure_all(wanted, Record(tmp_path / "runs.json", {}))
+    assert [(cell.side, cell.number) for cell in runs] == [(OURS, 0), (LAZY, 0), (OURS, 1), (OURS, 2)]
+
+
 def test_peer_that_is_not_installed_has_a_row_that_is_not_kept(tmp_path, monkeypatch):
     missing = Contestant(schema.PCA, "other", lambda case: None, "settings", packages=("no_such_package",))
     case = Case(str(tmp_path), (7, 11, 61), 20.0)
@@ -329,14 +340,15 @@ def test_tables_tell_medians_multiples_quality_and_missed_goals():
         _cell(schema.PCA, cold=True): Lap(0.1, first_seconds=4.0),
     }
     settings = {(cell.step, cell.side): "as documented" for cell in runs}
+    bases = f"{OURS} | {limits.READ} | {limits.COPY} | gemm | syrk"
     assert _rows(tables.tables(runs, settings).splitlines()) == [
-        f"| step | side | wall s | CPU s | peak MB | passes | quality | {limits.READ} | {limits.COPY} | gemm | syrk |",
-        "| gemm | limit | 10.0 | 15.0 | 400 |  |  |  |  | 1 |  |",
-        "| pca | eds_chunked | 4.00 (3.00-6.00) | 6.00 | 400 | 2 |  |  |  | 0.4 |  |",
-        "| pca | HyperSpy lazy | 30.0 | 45.0 | 2000 |  | subspace angle 0.125 |  |  | 3 |  |",
-        "| nmf | eds_chunked | 7.00 | 10.5 | 1001 | 1.5 |  |  |  | 0.7 |  |",
-        "| nmf | HyperSpy lazy | stopped after 10 min | | 3000 | | | | | | |",
-        "| nmf, blockwise poisson | eds_chunked | failed: not there | |  | | | | | | |",
+        f"| step | side | wall s | CPU s | peak MB | passes | quality | {bases} |",
+        "| gemm | limit | 10.0 | 15.0 | 400 |  |  |  |  |  | 1 |  |",
+        "| pca | eds_chunked | 4.00 (3.00-6.00) | 6.00 | 400 | 2 |  | 1 |  |  | 0.4 |  |",
+        "| pca | HyperSpy lazy | 30.0 | 45.0 | 2000 |  | subspace angle 0.125 | 7.5 |  |  | 3 |  |",
+        "| nmf | eds_chunked | 7.00 | 10.5 | 1001 | 1.5 |  | 1 |  |  | 0.7 |  |",
+        "| nmf | HyperSpy lazy | stopped after 10 min | | 3000 | | | | | | | |",
+        "| nmf, blockwise poisson | eds_chunked | failed: not there | |  | | | | | | | |",
         "| goal (products: on the full map, HyperSpy: on 1/16) | found |",
         "| pca eds_chunked / gemm limit <= 0.5 | 0.4 |",
         "| nmf eds_chunked / gemm limit <= 0.6 | **0.7** |",
@@ -349,6 +361,23 @@ def test_tables_tell_medians_multiples_quality_and_missed_goals():
         "| step | side | settings |",
         *[f"| {step} | {side} | as documented |" for step, side in settings],
     ]
+
+
+def test_peers_that_are_faster_are_told():
+    runs = {
+        (schema.PHASES, OURS): Row((_lap(1.5, 450), _lap(1.7, 450))),
+        (schema.PHASES, LAZY): Row((_lap(0.5, 300),)),
+        (schema.PHASES, EAGER): Row((_lap(1.65, 300),)),
+        (schema.PCA, OURS): Row((_lap(1.5),)),
+        (schema.PCA, LAZY): Row((_lap(0.1, ended="stopped at 20 GB"),)),
+        (limits.GEMM, LIMIT): Row((_lap(0.1),)),
+    }
+    assert _rows(tables.faster_table(runs)) == [
+        "| step | who is faster | wall s | peak MB | ours: wall s | peak MB |",
+        "| phases | HyperSpy lazy | 0.50 | 300 | 1.60 | 450 |",
+    ]
+    del runs[schema.PHASES, LAZY]
+    assert list(tables.faster_table(runs)) == []
 
 
 def test_growth_is_told_by_exponents():
