@@ -347,6 +347,7 @@ def _skimage_grains(case: Case) -> Run:
     return run
 
 
+_LAZILY = "load(.hspy, lazy=True).rechunk(); "
 _SVD = f'decomposition(True, algorithm="SVD", output_dimension={N_COMPONENTS})'
 _HYPERSPY_NMF = f'decomposition(True, algorithm="NMF", output_dimension={N_PHASES})'
 _HYPERSPY_MASKS = "(signal * mask).sum() for each of 4 phases"
@@ -363,7 +364,7 @@ PEERS = (
         schema.PCA,
         LAZY,
         _hyperspy_decomposition(lazy=True, algorithm="SVD", output_dimension=N_COMPONENTS),
-        _SVD,
+        _LAZILY + _SVD,
         _subspace,
         (HSPY,),
     ),
@@ -371,7 +372,7 @@ PEERS = (
         schema.PCA,
         f"{LAZY}, incremental",
         _hyperspy_decomposition(lazy=True, algorithm="PCA", output_dimension=N_COMPONENTS),
-        f'decomposition(True, algorithm="PCA", output_dimension={N_COMPONENTS}), scikit-learn\'s IncrementalPCA',
+        f'{_LAZILY}decomposition(True, algorithm="PCA", output_dimension={N_COMPONENTS}): IncrementalPCA',
         _subspace,
         (HSPY,),
     ),
@@ -403,7 +404,7 @@ PEERS = (
         schema.NMF,
         LAZY,
         _hyperspy_decomposition(lazy=True, algorithm="NMF", output_dimension=N_PHASES),
-        _HYPERSPY_NMF,
+        _LAZILY + _HYPERSPY_NMF,
         _worst_angle,
         (HSPY,),
     ),
@@ -424,7 +425,7 @@ PEERS = (
         (RAW,),
     ),
     Contestant(schema.PHASES, SKIMAGE, _skimage_phases, "threshold_otsu, remove_small_objects, remove_small_holes"),
-    Contestant(schema.SPECTRA, LAZY, _hyperspy_lazy_spectra, _HYPERSPY_MASKS, _sums_of_labels, (STORE, HSPY)),
+    Contestant(schema.SPECTRA, LAZY, _hyperspy_lazy_spectra, _LAZILY + _HYPERSPY_MASKS, _sums_of_labels, (STORE, HSPY)),
     Contestant(schema.SPECTRA, EAGER, _hyperspy_spectra, _HYPERSPY_MASKS, _sums_of_labels, (STORE, HSPY)),
     Contestant(
         schema.SPECTRA, DASK, _dask_spectra, "einsum of one-hot labels and counts", _sums_of_labels, (STORE, PLAIN)
@@ -463,7 +464,9 @@ PEERS = (
         (STORE, PLAIN),
         ("flox",),
     ),
-    Contestant(RESIDUAL, LAZY, _hyperspy_model(lazy=True), _HYPERSPY_MODEL, _chi_square, (STORE, HSPY, LEARNT)),
+    Contestant(
+        RESIDUAL, LAZY, _hyperspy_model(lazy=True), _LAZILY + _HYPERSPY_MODEL, _chi_square, (STORE, HSPY, LEARNT)
+    ),
     Contestant(RESIDUAL, EAGER, _hyperspy_model(lazy=False), _HYPERSPY_MODEL, _chi_square, (STORE, HSPY, LEARNT)),
     Contestant(
         RESIDUAL, DASK, _dask_residual, "loadings @ factors by block; Pearson's chi-square", _chi_square, (STORE, PLAIN)

@@ -13,7 +13,8 @@ from numba import njit
 
 from eds_chunked.kernels.sparse import Array, Csr
 
-_STEPS_OF_EM = 2
+_FLOOR = 0.02
+"""Least a component starts with, as a share of an even mixture: no count is impossible then, and zero one step away."""
 _MAX_STEPS = 100
 _SWEEPS = 20
 
@@ -21,13 +22,21 @@ _SWEEPS = 20
 # Sums may be taken in the order that suits the processor; it is the same for every pixel, whatever block it is in.
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 def _solve(
-    indptr: Array, channel: Array, value: Array, factors: Array, sums: Array, tolerance: float, out: Array
+    indptr: Array,
+    channel: Array,
+    value: Array,
+    factors: Array,
+    sums: Array,
+    start: Array,
+    tolerance: float,
+    out: Array,
 ) -> None:
     n_components = factors.shape[1]
     spectra = np.empty((n_components, factors.shape[0]))
     counts = np.empty(factors.shape[0])
     model = np.empty(factors.shape[0])
     ratio = np.empty(factors.shape[0])
+    weighted = np.empty(factors.shape[0])
     gradient = np.empty(n_components)
     curvature = np.empty((n_components, n_components))
     step = np.empty(n_components)
@@ -36,6 +45,7 @@ def _solve(
         # Counts in channels where no spectrum has any cannot be explained, whatever the loadings.
         n = 0
         total = 0.0
+        w[:] = 0.0
         for at in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
             c = channel[at]
             largest = 0.0
@@ -45,11 +55,11 @@ def _solve(
             if largest > 0.0:
                 counts[n] = value[at]
                 total += counts[n]
+                for k in range(n_components):
+                    w[k] += counts[n] * start[c, k]
                 n += 1
-        for k in range(n_components):
-            w[k] = total / (n_components * sums[k]) if sums[k] > 0.0 else 0.0
-        steps = 0 if total > 0.0 else _STEPS_OF_EM + _MAX_STEPS
-        while steps < _STEPS_OF_EM + _MAX_STEPS:
+        _start_within(total, sums, w)
+        for _ in range(_MAX_STEPS if total > 0.0 else 0):
             model[:n] = 0.0
             for k in range(n_components):
                 for j in range(n):
@@ -61,19 +71,15 @@ def _solve(
                 for j in range(n):
                     explained += spectra[k, j] * ratio[j]
                 gradient[k] = sums[k] - explained
-            steps += 1
-            if steps <= _STEPS_OF_EM:
-                for k in range(n_components):
-                    if sums[k] > 0.0:
-                        w[k] *= 1.0 - gradient[k] / sums[k]
-                continue
             for j in range(n):
                 ratio[j] /= model[j]
             for k in range(n_components):
+                for j in range(n):
+                    weighted[j] = ratio[j] * spectra[k, j]
                 for m in range(k + 1):
                     second = 0.0
                     for j in range(n):
-                        second += ratio[j] * spectra[k, j] * spectra[m, j]
+                        second += weighted[j] * spectra[m, j]
                     curvature[k, m] = second
                     curvature[m, k] = second
             length = _newton_step(gradient, curvature, w, step)
@@ -86,6 +92,17 @@ def _solve(
                 break
         for k in range(n_components):
             out[i, k] = w[k]
+
+
+@njit(nogil=True, cache=True)
+def _start_within(total: float, sums: Array, w: Array) -> None:
+    """Lift loadings that are too small, then scale all to as many counts as there are, which the best ones explain."""
+    explained = 0.0
+    for k in range(len(w)):
+        w[k] = max(w[k], _FLOOR * total / (len(w) * sums[k])) if sums[k] > 0.0 else 0.0
+        explained += w[k] * sums[k]
+    for k in range(len(w)):
+        w[k] *= total / explained if explained > 0.0 else 0.0
 
 
 @njit(nogil=True, cache=True)
@@ -122,7 +139,8 @@ def solve_poisson(csr: Csr, factors: Array, *, tolerance: float = 1e-10) -> Arra
     """Return the loadings of largest Poisson likelihood: (pixels, components) float64, non-negative.
 
     Minimises ``sum_j (wH)_j - x_j log (wH)_j`` for every pixel by Newton steps with the bound w >= 0, damped so that
-    each improves the likelihood. Counts in channels where all factors are zero are left aside.
+    each improves the likelihood, from the loadings of weighted least squares. Counts in channels where all factors are
+    zero are left aside.
 
     Parameters
     ----------
@@ -140,8 +158,21 @@ def solve_poisson(csr: Csr, factors: Array, *, tolerance: float = 1e-10) -> Arra
     """
     out = np.zeros((csr.n_pixels, len(factors)))
     by_channel = np.ascontiguousarray(factors.T, np.float64)
-    _solve(csr.indptr, csr.channel, csr.value, by_channel, by_channel.sum(axis=0), tolerance, out)
+    sums = by_channel.sum(axis=0)
+    _solve(csr.indptr, csr.channel, csr.value, by_channel, sums, _least_squares(by_channel, sums), tolerance, out)
     return out
+
+
+def _least_squares(factors: Array, sums: Array) -> Array:
+    """Return what counts are multiplied by for loadings of least squares, as if all pixels were even mixtures.
+
+    (channels, components), from factors of that shape and their sums. The weight of a channel is one over its expected
+    counts. The loadings differ from the best ones by their noise, so that few Newton steps are left.
+    """
+    shapes = factors / np.where(sums > 0, sums, 1)
+    expected = shapes.sum(axis=1, keepdims=True)
+    weighted = np.divide(shapes, expected, out=np.zeros_like(shapes), where=expected > 0)
+    return np.ascontiguousarray(weighted @ np.linalg.pinv(shapes.T @ weighted) / np.where(sums > 0, sums, 1))
 
 
 @njit(nogil=True, cache=True)
