@@ -17,6 +17,7 @@ _FLOOR = 0.02
 """Least a component starts with, as a share of an even mixture: no count is impossible then, and zero one step away."""
 _MAX_STEPS = 100
 _SWEEPS = 20
+_EXACT_TO = 1e-3
 
 
 # Sums may be taken in the order that suits the processor; it is the same for every pixel, whatever block it is in.
@@ -26,38 +27,40 @@ def _solve(
     channel: Array,
     value: Array,
     factors: Array,
+    explained: Array,
     sums: Array,
     start: Array,
     tolerance: float,
     out: Array,
 ) -> None:
-    n_components = factors.shape[1]
-    spectra = np.empty((n_components, factors.shape[0]))
-    counts = np.empty(factors.shape[0])
-    model = np.empty(factors.shape[0])
-    ratio = np.empty(factors.shape[0])
-    weighted = np.empty(factors.shape[0])
+    n_components, n_channels = factors.shape
+    its_channels = np.empty(n_channels, np.int64)
+    spectra = np.empty((n_components, n_channels))
+    counts = np.empty(n_channels)
+    model = np.empty(n_channels)
+    ratio = np.empty(n_channels)
+    weighted = np.empty(n_channels)
     gradient = np.empty(n_components)
     curvature = np.empty((n_components, n_components))
+    scale = np.empty(n_components)
     step = np.empty(n_components)
     w = np.empty(n_components)
     for i in range(len(indptr) - 1):
         # Counts in channels where no spectrum has any cannot be explained, whatever the loadings.
         n = 0
         total = 0.0
-        w[:] = 0.0
         for at in range(np.uint64(indptr[i]), np.uint64(indptr[i + 1])):
-            c = channel[at]
-            largest = 0.0
-            for k in range(n_components):
-                spectra[k, n] = factors[c, k]
-                largest = max(largest, factors[c, k])
-            if largest > 0.0:
+            if explained[channel[at]]:
+                its_channels[n] = channel[at]
                 counts[n] = value[at]
                 total += counts[n]
-                for k in range(n_components):
-                    w[k] += counts[n] * start[c, k]
                 n += 1
+        for k in range(n_components):
+            loading = 0.0
+            for j in range(n):
+                spectra[k, j] = factors[k, its_channels[j]]
+                loading += counts[j] * start[k, its_channels[j]]
+            w[k] = loading
         _start_within(total, sums, w)
         for _ in range(_MAX_STEPS if total > 0.0 else 0):
             model[:n] = 0.0
@@ -67,10 +70,10 @@ def _solve(
             for j in range(n):
                 ratio[j] = counts[j] / model[j]
             for k in range(n_components):
-                explained = 0.0
+                counted = 0.0
                 for j in range(n):
-                    explained += spectra[k, j] * ratio[j]
-                gradient[k] = sums[k] - explained
+                    counted += spectra[k, j] * ratio[j]
+                gradient[k] = sums[k] - counted
             for j in range(n):
                 ratio[j] /= model[j]
             for k in range(n_components):
@@ -82,7 +85,7 @@ def _solve(
                         second += weighted[j] * spectra[m, j]
                     curvature[k, m] = second
                     curvature[m, k] = second
-            length = _newton_step(gradient, curvature, w, step)
+            length = _newton_step(gradient, curvature, w, scale, step)
             # The likelihood is self-concordant where counts are at least one: a step damped so always improves it, and
             # keeps the model of every count above zero.
             damping = 1.0 / (1.0 + length) if length > 0.25 else 1.0
@@ -106,32 +109,41 @@ def _start_within(total: float, sums: Array, w: Array) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _newton_step(gradient: Array, curvature: Array, w: Array, step: Array) -> float:
-    """Minimise the quadratic model over steps that keep w non-negative; return the step's length in its metric."""
+def _newton_step(gradient: Array, curvature: Array, w: Array, scale: Array, step: Array) -> float:
+    """Minimise the quadratic model over steps that keep w non-negative; return the step's length in its metric.
+
+    By coordinate descent, in units of the noise of each loading, to which ``gradient`` and ``curvature`` are put.
+    """
     n = len(gradient)
-    step[:] = 0.0
+    for k in range(n):
+        # Without curvature nothing that was counted speaks for the spectrum: its loading goes to zero.
+        scale[k] = math.sqrt(curvature[k, k]) if curvature[k, k] > 0.0 else 0.0
+        step[k] = 0.0
+    for k in range(n):
+        if scale[k] > 0.0:
+            gradient[k] /= scale[k]
+            for m in range(n):
+                curvature[k, m] *= 1.0 / (scale[k] * scale[m]) if scale[m] > 0.0 else 0.0
     for _ in range(_SWEEPS):
         moved = 0.0
         largest = 0.0
         for k in range(n):
-            if curvature[k, k] <= 0.0:
-                # Nothing that was counted speaks for this spectrum.
-                step[k] = -w[k]
-                continue
-            slope = gradient[k]
-            for m in range(n):
-                slope += curvature[k, m] * step[m]
-            scale = math.sqrt(curvature[k, k])
-            new = max(-w[k], step[k] - slope / curvature[k, k])
-            moved = max(moved, abs(new - step[k]) * scale)
-            largest = max(largest, abs(new) * scale)
-            step[k] = new
-        if moved <= 1e-6 * largest:
+            if scale[k] > 0.0:
+                slope = gradient[k]
+                for m in range(n):
+                    slope += curvature[k, m] * step[m]
+                new = max(-w[k] * scale[k], step[k] - slope)
+                moved = max(moved, abs(new - step[k]))
+                largest = max(largest, abs(new))
+                step[k] = new
+        if moved <= _EXACT_TO * largest:
             break
     square = 0.0
     for k in range(n):
         for m in range(n):
             square += step[k] * curvature[k, m] * step[m]
+    for k in range(n):
+        step[k] = step[k] / scale[k] if scale[k] > 0.0 else -w[k]
     return math.sqrt(max(0.0, square))
 
 
@@ -157,22 +169,26 @@ def solve_poisson(csr: Csr, factors: Array, *, tolerance: float = 1e-10) -> Arra
     self-concordant functions.
     """
     out = np.zeros((csr.n_pixels, len(factors)))
-    by_channel = np.ascontiguousarray(factors.T, np.float64)
-    sums = by_channel.sum(axis=0)
-    _solve(csr.indptr, csr.channel, csr.value, by_channel, sums, _least_squares(by_channel, sums), tolerance, out)
+    spectra = np.ascontiguousarray(factors, np.float64)
+    sums = spectra.sum(axis=1)
+    start = _least_squares(spectra, sums)
+    _solve(csr.indptr, csr.channel, csr.value, spectra, spectra.any(axis=0), sums, start, tolerance, out)
     return out
 
 
 def _least_squares(factors: Array, sums: Array) -> Array:
     """Return what counts are multiplied by for loadings of least squares, as if all pixels were even mixtures.
 
-    (channels, components), from factors of that shape and their sums. The weight of a channel is one over its expected
+    (components, channels), from factors of that shape and their sums. The weight of a channel is one over its expected
     counts. The loadings differ from the best ones by their noise, so that few Newton steps are left.
     """
-    shapes = factors / np.where(sums > 0, sums, 1)
-    expected = shapes.sum(axis=1, keepdims=True)
+    sums = np.where(sums > 0, sums, 1)[:, None]
+    shapes = factors / sums
+    expected = shapes.sum(axis=0)
     weighted = np.divide(shapes, expected, out=np.zeros_like(shapes), where=expected > 0)
-    return np.ascontiguousarray(weighted @ np.linalg.pinv(shapes.T @ weighted) / np.where(sums > 0, sums, 1))
+    # Not by BLAS, whose sums may depend on the number of its threads.
+    inverse = np.linalg.pinv(np.einsum("kc,mc->km", weighted, shapes))
+    return np.ascontiguousarray(np.einsum("km,mc->kc", inverse, weighted) / sums)
 
 
 @njit(nogil=True, cache=True)
