@@ -372,8 +372,8 @@ PEERS = (
         schema.PCA,
         f"{LAZY}, incremental",
         _hyperspy_decomposition(lazy=True, algorithm="PCA", output_dimension=N_COMPONENTS),
-        f'{_LAZILY}decomposition(True, algorithm="PCA", output_dimension={N_COMPONENTS}): IncrementalPCA',
-        _subspace,
+        f'{_LAZILY}decomposition(True, algorithm="PCA", output_dimension={N_COMPONENTS}): IncrementalPCA, centred',
+        lambda case, found: quality.centred_subspace_angle(found, case),
         (HSPY,),
     ),
     Contestant(

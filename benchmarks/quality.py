@@ -46,6 +46,13 @@ def subspace_angle(factors: Any, case: Case) -> Quality:
     return {"subspace angle": float(subspace_angles(true_spectra(case).T, first.T).max())}
 
 
+def centred_subspace_angle(factors: Any, case: Case) -> Quality:
+    """Return the same of a PCA that takes the mean away: what is left of the true spectra are their differences."""
+    truth = true_spectra(case)
+    first = np.asarray(factors, float)[: N_PHASES - 1]
+    return {"subspace angle": float(subspace_angles((truth[1:] - truth[0]).T, first.T).max())}
+
+
 def pixels_right(label: Array, spectra: Array, truth: Array, case: Case) -> float:
     """Return the share of pixels with their true phase in per cent, phases matched by their spectra."""
     table = _unit(truth) @ _unit(np.asarray(spectra, float)).T

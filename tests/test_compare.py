@@ -67,6 +67,9 @@ def test_truth_is_judged_perfect_in_any_order(made):
     spectra = made.rock().spectra[[2, 0, 3, 1]]
     assert quality.worst_angle(7 * spectra, made)["worst angle"] < 1e-7
     assert quality.subspace_angle(spectra, made)["subspace angle"] < 1e-7
+    centred = np.linalg.svd(spectra - spectra.mean(axis=0))[2][:4]
+    assert quality.centred_subspace_angle(centred, made)["subspace angle"] < 1e-7
+    assert quality.centred_subspace_angle(centred[::-1], made)["subspace angle"] > 0.1
     label = made.label()
     found = np.array([0, 2, 4, 1, 3, 9], np.uint8)[label]
     truth = quality.true_spectra(made)
