@@ -27,7 +27,7 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "processors used": memory.n_cpus(),
         "free memory bytes": memory.available(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": versions() | {"numcodecs": numcodecs.__version__},
     }
