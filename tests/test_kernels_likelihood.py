@@ -77,6 +77,16 @@ def test_a_spectrum_of_zeros_gets_no_loading():
     np.testing.assert_allclose(found[:, [0, 2]], solve_poisson(from_dense(counts), spectra[[0, 2]]), rtol=1e-6)
 
 
+def test_spectra_that_are_the_same_share_their_counts():
+    counts, spectra = made(31, 3, 50, seed=8)
+    twice = np.concatenate([spectra[:2], 1000 * spectra[1:2]])
+    found = solve_poisson(from_dense(counts), twice)
+    once = solve_poisson(from_dense(counts), spectra[:2])
+    scale = counts.sum(axis=1).max()
+    np.testing.assert_allclose(found[:, 0], once[:, 0], rtol=1e-4, atol=1e-5 * scale)
+    np.testing.assert_allclose(found[:, 1] + 1000 * found[:, 2], once[:, 1], rtol=1e-4, atol=1e-5 * scale)
+
+
 def test_ratios_and_divergence_are_those_of_numpy():
     counts, spectra = made(37, 4, 60, seed=4)
     loadings = np.random.default_rng(5).gamma(1, 10, (37, 4))
