@@ -100,7 +100,7 @@ def measure_all(wanted: Sequence[tuple[Contestant, Case, Cell]], record: Record)
 
 
 def _was_stopped(contestant: Contestant, cell: Cell, runs: Runs) -> bool:
-    """Whether a peer came to its limits in its first run, as it would in any other."""
+    """Whether a peer did not come to the end of its first run, as it would not in any other."""
     first = runs.get(replace(cell, number=0))
     return contestant.is_peer and cell.number > 0 and first is not None and bool(first.ended)
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 
 from eds_chunked.kernels.gram import add_back_projection
-from eds_chunked.kernels.likelihood import add_ratios, solve_poisson
+from eds_chunked.kernels.likelihood import _least_squares, add_ratios, solve_poisson
 from eds_chunked.kernels.sparse import from_dense
 
 N_CHANNELS = 61
@@ -57,6 +57,17 @@ def test_loadings_are_those_that_scipy_finds():
             np.full(3, pixel.sum() / 6), bounds=[(1e-12, None)] * 3, options={"ftol": 1e-15, "gtol": 1e-9},
         )  # fmt: skip
         assert likelihood(loadings[None], pixel[None], spectra)[0] <= best.fun + 1e-7 * abs(best.fun)
+
+
+def test_newton_starts_from_weighted_least_squares():
+    counts, spectra = made(31, 3, 40, seed=9)
+    counts[:, 7::13] = 0  # Channels without a spectrum have no weight.
+    found = counts @ _least_squares(spectra, spectra.sum(axis=1)).T
+    expected = (spectra / spectra.sum(axis=1)[:, None]).sum(axis=0)
+    lit = expected > 0
+    root = np.sqrt(expected[lit])
+    best = np.linalg.lstsq((spectra[:, lit] / root).T, (counts[:, lit] / root).T, rcond=None)[0].T
+    np.testing.assert_allclose(found, best, rtol=1e-9, atol=1e-9 * counts.sum(axis=1).max())
 
 
 def test_counts_that_no_spectrum_explains_are_left_aside():

@@ -18,6 +18,7 @@ _FLOOR = 0.02
 _MAX_STEPS = 100
 _SWEEPS = 20
 _EXACT_TO = 1e-3
+"""What is left of a step when its bounded problem is solved well enough: the next step sees to the rest."""
 
 
 # Sums may be taken in the order that suits the processor; it is the same for every pixel, whatever block it is in.
